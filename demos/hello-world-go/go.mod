@@ -1,0 +1,3 @@
+module hello-world-wasi-go
+
+go 1.21

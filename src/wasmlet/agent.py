@@ -1,0 +1,201 @@
+"""The composition root: the only file that knows every room.
+
+Reads nothing but its `Config`; builds the rooms from the bottom up, takes up what an earlier agent left, serves until
+a signal (or until nothing lives any more, when a command started it), and lets go of everything without stopping a
+sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+from wasmlet.base.errors import ConflictError, UserError
+from wasmlet.config import Config
+from wasmlet.images import credentials
+from wasmlet.images.credentials import Credential
+from wasmlet.images.library import Library
+from wasmlet.images.settings import Settings as ImageSettings
+from wasmlet.node.machine import allocatable
+from wasmlet.pods.dispatch import Dispatch
+from wasmlet.pods.rooms import Rooms
+from wasmlet.pods.rooms import Settings as PodSettings
+from wasmlet.sandbox import artifacts, engines
+from wasmlet.sandbox.program import find_engine_program
+from wasmlet.server.hub import Hub
+from wasmlet.server.local import LocalServer
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = "agent.lock"
+LOOPBACK_IP = "127.0.0.1"
+"""The pod address of mode `loopback`, until pods get addresses of their own from 127.88.0.0/16 (design section 4)."""
+
+
+class Idleness:
+    """Tells when the last request is long enough ago."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._moved = asyncio.Event()
+
+    def touch(self) -> None:
+        """Somebody asked for something."""
+        self._moved.set()
+
+    async def over(self, dispatch: Dispatch) -> None:
+        """Return when nobody asked for the whole time and no pod lives; with None, never."""
+        while True:
+            self._moved.clear()
+            try:
+                async with asyncio.timeout(self._seconds):
+                    await self._moved.wait()
+            except TimeoutError:
+                if dispatch.is_idle:
+                    return
+
+
+def image_settings(config: Config) -> ImageSettings:
+    """The images room's settings; commands that move images without an agent use them too."""
+    return ImageSettings(
+        directory=config.state / "images",
+        insecure_registries=frozenset(config.file.insecure_registries),
+        ca_files=tuple(Path(each) for each in config.file.ca_files),
+        allow_local_files=True,
+    )
+
+
+def logins() -> tuple[Credential, ...]:
+    """What docker and podman know of this user; an unreadable file is told and passed over."""
+    try:
+        return credentials.load_default(os.environ, Path.home())
+    except (UserError, RuntimeError) as error:
+        logger.warning("no credentials", extra={"error": str(error)})
+        return ()
+
+
+def make_state_directory(config: Config) -> None:
+    """Make the state directory; it holds Secrets, so only its owner may enter.
+
+    Raises:
+        UserError: It cannot be made or entered.
+    """
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.listdir(config.state)
+    except OSError as error:
+        raise UserError(
+            f"cannot use the state directory {config.state}: {error.strerror}", hint="choose another with --state"
+        ) from error
+
+
+@contextlib.contextmanager
+def held_state(config: Config) -> Iterator[None]:
+    """Hold the state directory: one agent serves it.
+
+    Raises:
+        ConflictError: Another process holds it.
+    """
+    make_state_directory(config)
+    with (config.state / LOCK_NAME).open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            holder = lock.read().strip() or "unknown"
+            raise ConflictError(
+                f"another agent (process {holder}) serves the state directory {config.state}",
+                hint="use that one, or give this one a directory of its own with --state",
+            ) from None
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+        yield
+
+
+async def serve(config: Config, *, idle_seconds: float | None = None, ready_descriptor: int | None = None) -> None:
+    """Run the agent of `config.state` until SIGTERM or SIGINT.
+
+    Args:
+        idle_seconds: End also when no pod has lived and nobody has asked for this long; engines without sandboxes end
+            with it. None serves for ever.
+        ready_descriptor: A byte is written to it when requests are answered.
+
+    Raises:
+        ConflictError: Another agent holds the state directory.
+    """
+    with held_state(config):
+        async with contextlib.AsyncExitStack() as stack:
+            hub = Hub()
+            dispatch = await _build(config, hub, stack, end_idle=idle_seconds is not None)
+            idleness = Idleness(idle_seconds)
+            server = LocalServer(dispatch, hub, engines=config.state / "engines", on_request=idleness.touch)
+            await server.start(config.state)
+            stack.push_async_callback(server.close)
+            logger.info("agent started", extra={"state": str(config.state), "pods": len(list(dispatch.workers))})
+            if ready_descriptor is not None:
+                os.write(ready_descriptor, b"\n")
+                os.close(ready_descriptor)
+            gc.freeze()
+            await _until_the_end(idleness, dispatch)
+            logger.info("agent ending", extra={"state": str(config.state)})
+
+
+async def _build(config: Config, hub: Hub, stack: contextlib.AsyncExitStack, *, end_idle: bool) -> Dispatch:
+    """Build the rooms; each registers its end where it is made, so they end in reverse order."""
+    program = find_engine_program()
+    library = Library(image_settings(config))
+    stack.push_async_callback(library.close)
+    cache = artifacts.Artifacts(
+        artifacts.Settings(directory=config.state / "cache", memory_bytes=config.file.compile_memory_mib * 1024 * 1024),
+        program=program,
+    )
+    pool = engines.Engines(
+        engines.Settings(directory=config.state / "engines", idle_seconds=config.file.engine_idle_seconds),
+        program=program,
+    )
+    stack.push_async_callback(pool.close, end_idle=end_idle)
+    dispatch = Dispatch(
+        Rooms(
+            settings=PodSettings(
+                directory=config.state / "pods",
+                log_directory=config.state / "logs",
+                node_name=config.node_name,
+                host_ips=(LOOPBACK_IP,),
+                allocatable=allocatable(),
+            ),
+            library=library,
+            artifacts=cache,
+            engines=pool,
+            listener=hub,
+            credentials=logins,
+        )
+    )
+    stack.push_async_callback(dispatch.close)
+    pool.on_change = dispatch.wake
+    await pool.adopt()
+    cache.remove_stale()
+    dispatch.load()
+    return dispatch
+
+
+async def _until_the_end(idleness: Idleness, dispatch: Dispatch) -> None:
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, ended.set)
+    idle = loop.create_task(idleness.over(dispatch), name="idleness")
+    signalled = loop.create_task(ended.wait(), name="signals")
+    try:
+        await asyncio.wait([idle, signalled], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        idle.cancel()
+        signalled.cancel()
+        await asyncio.gather(idle, signalled, return_exceptions=True)

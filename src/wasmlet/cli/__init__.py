@@ -1,0 +1,112 @@
+"""Arguments → Config → exit status. One command a file; a command's imports are its own, so that `--help` is fast.
+
+- `connect`  the agent of a state directory: found, or started
+- `run`      `wasmlet run`; `follow` shows a pod as a pipe; `bundles` makes pods of what was named
+- `pods`     ps, logs, stop, rm, inspect
+- `images`   push, pull, images, rmi
+- `node`     the agent itself
+- `exits`    which exit status stands for what
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from wasmlet import __version__
+from wasmlet.base.errors import WasmletError
+from wasmlet.cli.exits import exit_status
+
+COMMANDS = {
+    "run": "run",
+    "ps": "pods",
+    "logs": "pods",
+    "stop": "pods",
+    "rm": "pods",
+    "inspect": "pods",
+    "images": "images",
+    "pull": "images",
+    "push": "images",
+    "rmi": "images",
+    "node": "node",
+    "completion": "completion",
+}
+"""Command → the module of this package that defines it."""
+
+
+class _Lazy(click.Group):
+    """Imports a command's module when the command is used."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"wasmlet.cli.{COMMANDS[cmd_name]}")
+        command: click.Command = getattr(module, f"{cmd_name}_command")
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
+
+
+SUMMARIES = {
+    "run": "Run pods from a manifest, a .wasm file, or an image",
+    "ps": "List pods",
+    "logs": "Print what a container wrote",
+    "stop": "End pods, and keep their logs",
+    "rm": "Remove pods",
+    "inspect": "Show all there is to say about a pod",
+    "images": "List the images in the local store",
+    "pull": "Fetch an image from its registry",
+    "push": "Send a .wasm file to a registry as an image",
+    "rmi": "Remove images from the local store",
+    "node": "Serve a state directory in the foreground",
+    "completion": "Print the completion script for a shell",
+}
+"""The help texts of the commands; here, so that `wasmlet --help` imports none of them."""
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="wasmlet")
+@click.option("--state", metavar="DIRECTORY", help="Where pods, images and engines are kept [env: WASMLET_STATE].")
+@click.pass_context
+def wasmlet(context: click.Context, state: str | None) -> None:
+    """The WebAssembly kubelet: runs the containers of Kubernetes pods as WebAssembly sandboxes.
+
+    wasmlet run pod.yaml                  the pods of a manifest ("-" is standard input)
+    wasmlet run app.wasm -- args          one module
+    wasmlet run REGISTRY/IMAGE -- args    one image
+    """
+    context.obj = state
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+    try:
+        result = wasmlet.main(standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        return 130
+    except WasmletError as error:
+        complain(error)
+        return exit_status(error)
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+
+
+def complain(error: WasmletError) -> None:
+    """Say on stderr what is wrong; the hint is a line of its own."""
+    click.echo(f"wasmlet: {error.message}", err=True)
+    if error.hint is not None:
+        click.echo(f"  hint: {error.hint}", err=True)

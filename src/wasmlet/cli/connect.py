@@ -1,0 +1,229 @@
+"""The agent of a state directory: found by its socket, or started, and spoken to in HTTP over it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import h11
+import msgspec
+
+from wasmlet import __version__
+from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.config import Config
+
+SOCKET_NAME = "agent.sock"
+LOG_NAME = "agent.log"
+START_DEADLINE_SECONDS = 30.0
+READ_BYTES = 64 * 1024
+STREAM_LIMIT_BYTES = 16 * 1024 * 1024
+
+T = TypeVar("T")
+
+_ERRORS: dict[int, type[WasmletError]] = {
+    400: UserError,
+    404: NotFoundError,
+    409: ConflictError,
+    503: RetryableError,
+}
+
+
+class AgentAwayError(RetryableError):
+    """Nobody answers at the socket (any more)."""
+
+
+class Agent:
+    """The local API of the agent that serves `config.state` (server/local.py)."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    async def call(self, method: str, path: str, answer: type[T], body: object | None = None, **query: object) -> T:
+        """One request, one answer.
+
+        Raises:
+            AgentAwayError: No agent there.
+            WasmletError: What the agent says is wrong, as the class that it raised.
+        """
+        connection = await _Connection.open(self.config.state)
+        try:
+            status = await connection.send(method, path, body, query)
+            content = b"".join([chunk async for chunk in connection.chunks()])
+        finally:
+            connection.close()
+        if status >= 300:
+            raise _error(status, content)
+        return msgspec.json.decode(content, type=answer)
+
+    async def lines(self, path: str) -> AsyncIterator[bytes]:
+        """A stream of lines, until the agent ends it.
+
+        Raises:
+            AgentAwayError: The agent went away in the midst.
+        """
+        connection = await _Connection.open(self.config.state)
+        try:
+            status = await connection.send("GET", path, None, {})
+            if status >= 300:
+                raise _error(status, b"".join([chunk async for chunk in connection.chunks()]))
+            rest = b""
+            async for chunk in connection.chunks():
+                *complete, rest = (rest + chunk).split(b"\n")
+                for line in complete:
+                    yield line
+        finally:
+            connection.close()
+
+
+async def reach(config: Config) -> Agent:
+    """The agent of the state directory, started when there is none."""
+    agent = Agent(config)
+    for _ in range(2):
+        try:
+            version = await agent.call("GET", "/version", dict[str, Any])
+        except AgentAwayError:
+            await asyncio.to_thread(start, config)
+            continue
+        if version["version"] != __version__:
+            raise ConflictError(
+                f"the agent of {config.state} is release {version['version']}, this command is {__version__}",
+                hint=f"end it (kill {version['pid']}; its pods run on) and try again",
+            )
+        return agent
+    return agent
+
+
+async def find(config: Config) -> Agent | None:
+    """The agent of the state directory, if one runs; commands that only look start none, unless pods wait for one."""
+    agent = Agent(config)
+    try:
+        await agent.call("GET", "/version", dict[str, Any])
+    except AgentAwayError:
+        pods = config.state / "pods"
+        return await reach(config) if pods.is_dir() and any(pods.iterdir()) else None
+    return agent
+
+
+def start(config: Config) -> None:
+    """Start an agent in the background and wait until it answers, or until it says why not.
+
+    It is a session of its own, so that the terminal's end is not its end; it ends itself when nothing lives.
+    """
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = os.open(config.state / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError(
+            f"cannot use the state directory {config.state}: {error.strerror}", hint="choose another with --state"
+        ) from error
+    size = os.fstat(log).st_size
+    readable, writable = os.pipe()
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        arguments = [sys.executable, "-m", "wasmlet", "--state", str(config.state), "node", "--idle", "--ready", "3"]
+        os.posix_spawn(
+            sys.executable,
+            arguments,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+                (os.POSIX_SPAWN_DUP2, writable, 3),
+            ],
+            setsid=True,
+        )
+        os.close(writable)
+        writable = -1
+        if select.select([readable], [], [], START_DEADLINE_SECONDS)[0] and os.read(readable, 1):
+            return
+    finally:
+        for descriptor in (log, null, readable, writable):
+            if descriptor >= 0:
+                os.close(descriptor)
+    _explain_failed_start(config.state, size)
+
+
+def _explain_failed_start(state: Path, size_before: int) -> None:
+    """No byte came: either another command was faster (fine), or the log says what is wrong."""
+    with (state / LOG_NAME).open("rb") as log:
+        log.seek(size_before)
+        text = log.read(4096).decode(errors="replace").strip()
+    if "another agent" in text or not text:
+        return
+    raise WasmletError(f"the agent could not start: {text.splitlines()[-1]}", hint=f"see {state / LOG_NAME}")
+
+
+class _Connection:
+    """One request on one connection: HTTP/1.1 by h11, bytes by asyncio."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=STREAM_LIMIT_BYTES)
+
+    @classmethod
+    async def open(cls, state: Path) -> _Connection:
+        try:
+            directory = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise AgentAwayError(f"there is no agent in {state}: {error.strerror}") from error
+        try:
+            return cls(*await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{SOCKET_NAME}"))
+        except OSError as error:
+            raise AgentAwayError(f"no agent answers in {state}: {error.strerror}") from error
+        finally:
+            os.close(directory)
+
+    def close(self) -> None:
+        self._writer.close()
+
+    async def send(self, method: str, path: str, body: object | None, query: dict[str, object]) -> int:
+        """Send a request; returns the answer's status."""
+        content = b"" if body is None else msgspec.json.encode(body)
+        target = path + (f"?{urlencode(query)}" if query else "")
+        headers = [("Host", "agent"), ("Connection", "close"), ("Content-Length", str(len(content)))]
+        self._write(h11.Request(method=method, target=target, headers=headers))
+        self._write(h11.Data(data=content))
+        self._write(h11.EndOfMessage())
+        event = await self._next()
+        if not isinstance(event, h11.Response):
+            raise AgentAwayError("the agent ended before it answered")
+        return event.status_code
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The answer's body."""
+        while True:
+            event = await self._next()
+            if isinstance(event, h11.EndOfMessage):
+                return
+            if isinstance(event, h11.Data):
+                yield bytes(event.data)
+            else:
+                raise AgentAwayError("the agent went away")
+
+    def _write(self, event: h11.Event) -> None:
+        self._writer.write(self._http.send(event) or b"")
+
+    async def _next(self) -> Any:
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(await self._reader.read(READ_BYTES))
+        except (h11.RemoteProtocolError, OSError) as error:
+            raise AgentAwayError(f"the agent went away: {error}") from error
+        return event
+
+
+def _error(status: int, content: bytes) -> WasmletError:
+    kind = _ERRORS.get(status, WasmletError)
+    try:
+        document = msgspec.json.decode(content, type=dict[str, str | None])
+        return kind(document["message"] or "", hint=document.get("hint"), reason=document.get("reason"))
+    except (msgspec.DecodeError, KeyError):
+        return WasmletError(f"the agent answered {status}: {content[:200].decode(errors='replace')}")

@@ -1,0 +1,39 @@
+"""Tables and JSON for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+import msgspec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def output_option(function: F) -> F:
+    """`--output table|json` for a command that lists."""
+    choice = click.Choice(["table", "json"])
+    return click.option("-o", "--output", type=choice, default="table", show_default=True)(function)
+
+
+def print_json(value: object) -> None:
+    """`value` as indented JSON on stdout."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+class Table:
+    """Columns as kubectl prints them: upper-case headings, three spaces between, nothing cut."""
+
+    def __init__(self, *headings: str) -> None:
+        self._rows: list[tuple[str, ...]] = [headings]
+
+    def add(self, *cells: str) -> None:
+        """Add a row."""
+        self._rows.append(cells)
+
+    def print(self) -> None:
+        """Write the table to stdout."""
+        widths = [max(len(row[column]) for row in self._rows) for column in range(len(self._rows[0]))]
+        for row in self._rows:
+            click.echo("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,297 @@
+"""`wasmlet ps`, `logs`, `stop`, `rm` and `inspect`: pods that are there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from wasmlet import config
+from wasmlet.base import clock
+from wasmlet.base.errors import ConflictError, NotFoundError, UserError, WasmletError
+from wasmlet.cli import complain, connect
+from wasmlet.cli.connect import Agent
+from wasmlet.cli.exits import FAILED
+from wasmlet.cli.follow import Output
+from wasmlet.cli.output import Table, output_option, print_json
+from wasmlet.kube.types import ContainerStatus
+from wasmlet.pods.accounts import Account, Frame, Run
+from wasmlet.sandbox.logs import Line, LogReader
+
+POLL_SECONDS = 0.05
+
+# --- finding pods -----------------------------------------------------------------------------------------------------
+
+
+async def accounts(settings: config.Config) -> tuple[Agent | None, list[Account]]:
+    """The agent, if one has pods, and all its pods."""
+    agent = await connect.find(settings)
+    return agent, [] if agent is None else await agent.call("GET", "/pods", list[Account])
+
+
+async def pod_named(settings: config.Config, name: str) -> tuple[Agent, Account]:
+    """The pod called `name`: NAME, NAMESPACE/NAME, a UID, or the beginning of a UID.
+
+    Raises:
+        NotFoundError: There is none.
+        ConflictError: There are several.
+    """
+    agent, pods = await accounts(settings)
+    found = [each for each in pods if _is_called(each, name)]
+    if agent is None or not found:
+        raise NotFoundError(f"there is no pod {name}", hint="wasmlet ps lists them")
+    if len(found) > 1:
+        uids = ", ".join(each.pod.metadata.uid for each in found)
+        raise ConflictError(f"{len(found)} pods are called {name}", hint=f"name one by its UID: {uids}")
+    return agent, found[0]
+
+
+def _is_called(account: Account, name: str) -> bool:
+    meta = account.pod.metadata
+    namespace, _, own = name.rpartition("/")
+    if own == meta.name and namespace in ("", meta.namespace):
+        return True
+    return len(name) >= 6 and meta.uid.startswith(name)
+
+
+# --- ps ---------------------------------------------------------------------------------------------------------------
+
+
+@click.command("ps")
+@output_option
+@click.pass_obj
+def ps_command(state: str | None, output: str) -> None:
+    """List pods, running and ended."""
+    _, pods = asyncio.run(accounts(config.load(state=state)))
+    if output == "json":
+        print_json({"apiVersion": "v1", "kind": "List", "items": [each.pod for each in pods]})
+        return
+    table = Table("NAMESPACE", "NAME", "READY", "STATUS", "RESTARTS", "AGE", "UID")
+    for each in pods:
+        meta, status = each.pod.metadata, each.pod.status
+        containers = status.container_statuses
+        total = len(each.pod.spec.containers)
+        table.add(
+            meta.namespace,
+            meta.name,
+            f"{sum(container.ready for container in containers)}/{total}",
+            shown_status(each),
+            str(sum(container.restart_count for container in containers)),
+            age(status.start_time),
+            meta.uid[:8],
+        )
+    table.print()
+
+
+def shown_status(account: Account) -> str:
+    """One word for a pod, as kubectl chooses it: a container's reason before the phase."""
+    status = account.pod.status
+    if status.reason:
+        return status.reason
+    if account.stage == "ending":
+        return "Terminating"
+    for position, container in enumerate(status.init_container_statuses):
+        if (reason := _reason(container)) not in ("", "Completed"):
+            total = len(status.init_container_statuses)
+            return f"Init:{position}/{total}" if reason == "PodInitializing" else f"Init:{reason}"
+    reasons = [reason for container in status.container_statuses if (reason := _reason(container))]
+    unfinished = [reason for reason in reasons if reason != "Completed"]
+    if status.phase == "Succeeded":
+        return "Completed"
+    return next(iter(unfinished), status.phase)
+
+
+def _reason(container: ContainerStatus) -> str:
+    state = container.state
+    if state.waiting is not None:
+        return state.waiting.reason
+    return state.terminated.reason if state.terminated is not None else ""
+
+
+def age(start_time: str | None) -> str:
+    """How long ago, as kubectl writes it: 5s, 3m, 2h, 4d."""
+    if start_time is None:
+        return "-"
+    seconds = max(0, int(time.time() - clock.from_text(start_time)))
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size or (unit == "m" and seconds >= 120):
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+@click.command("logs")
+@click.argument("pod")
+@click.argument("container", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the container has ended.")
+@click.option("-p", "--previous", is_flag=True, help="The run before the present one.")
+@click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time.")
+@click.option("--tail", type=click.IntRange(0), default=None, metavar="LINES", help="Only the last stored lines.")
+@click.option("--since", type=float, default=None, metavar="SECONDS", help="Only lines younger than this.")
+@click.pass_obj
+def logs_command(
+    state: str | None,
+    pod: str,
+    container: str | None,
+    follow: bool,
+    previous: bool,
+    timestamps: bool,
+    tail: int | None,
+    since: float | None,
+) -> None:
+    """Print what a container of POD wrote: stdout to stdout, stderr to stderr."""
+
+    def wanted(lines: list[Line]) -> list[Line]:
+        if since is not None:
+            lines = [line for line in lines if line.moment >= time.time() - since]
+        if tail is not None:
+            lines = lines[-tail:] if tail else []
+        return lines
+
+    asyncio.run(_logs(config.load(state=state), pod, container, wanted, follow, previous, timestamps))
+
+
+async def _logs(
+    settings: config.Config,
+    name: str,
+    container: str | None,
+    wanted: Callable[[list[Line]], list[Line]],
+    follow: bool,
+    previous: bool,
+    timestamps: bool,
+) -> None:
+    agent, account = await pod_named(settings, name)
+    run = _chosen_run(account, container, previous=previous)
+    reader, output = LogReader(Path(run.log)), Output(prefixed=False)
+    lines: list[Line] = []
+    while more := reader.read():
+        lines += more
+    output.write(run.container, [_stamped(each, timestamps) for each in wanted(lines)])
+    if follow and run.exit_code is None:
+        await _follow(agent, account.pod.metadata.uid, run, reader, output, timestamps)
+
+
+def _chosen_run(account: Account, container: str | None, *, previous: bool) -> Run:
+    meta = account.pod.metadata
+    names = [each.name for each in [*account.pod.spec.init_containers, *account.pod.spec.containers]]
+    if container is None:
+        if len(account.pod.spec.containers) > 1:
+            raise UserError(f"pod {meta.name} has several containers", hint=f"name one of {', '.join(names)}")
+        container = account.pod.spec.containers[0].name
+    if container not in names:
+        raise NotFoundError(
+            f"container {container!r} not found in pod {meta.name!r}", hint=f"it has {', '.join(names)}"
+        )
+    runs = [each for each in account.runs if each.container == container]
+    if previous:
+        runs = runs[:-1]
+        if not runs:
+            raise NotFoundError(f"previous terminated container {container!r} in pod {meta.name!r} not found")
+    if not runs:
+        failure = account.failures.get(container) or account.failures.get("")
+        why = failure.shown if failure is not None else "ContainerCreating"
+        raise NotFoundError(f"container {container!r} in pod {meta.name!r} is waiting to start: {why}")
+    return runs[-1]
+
+
+async def _follow(agent: Agent, uid: str, run: Run, reader: LogReader, output: Output, timestamps: bool) -> None:
+    """Go on until the agent says that the run has ended."""
+    ended = asyncio.Event()
+
+    async def watch() -> None:
+        with contextlib.suppress(WasmletError):
+            async for line in agent.lines(f"/pods/{uid}/watch"):
+                account = msgspec.json.decode(line, type=Frame).account
+                runs = account.runs if account is not None else []
+                if any(each.sandbox == run.sandbox and each.exit_code is not None for each in runs):
+                    break
+        ended.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(watch(), name="watch")
+        while True:
+            last = ended.is_set()
+            while lines := reader.read():
+                output.write(run.container, [_stamped(each, timestamps) for each in lines])
+            if last:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await ended.wait()
+
+
+def _stamped(line: Line, timestamps: bool) -> Line:
+    return Line(line.time, line.stream, f"{line.time} ".encode() + line.content) if timestamps else line
+
+
+# --- stop and rm ------------------------------------------------------------------------------------------------------
+
+
+@click.command("stop")
+@click.argument("pods", nargs=-1, required=True)
+@click.option("-t", "--time", "grace", type=click.FloatRange(0), default=None, metavar="SECONDS", help="Grace period.")
+@click.pass_obj
+def stop_command(state: str | None, pods: tuple[str, ...], grace: float | None) -> int:
+    """End PODS, and wait until they have ended. Their logs stay; rm removes them."""
+    settings = config.load(state=state)
+    return _each(pods, lambda name: _end(settings, name, grace=grace, remove=False))
+
+
+@click.command("rm")
+@click.argument("pods", nargs=-1, required=True)
+@click.option("-t", "--time", "grace", type=click.FloatRange(0), default=None, metavar="SECONDS", help="Grace period.")
+@click.pass_obj
+def rm_command(state: str | None, pods: tuple[str, ...], grace: float | None) -> int:
+    """Remove PODS with their logs and volumes; one that runs is stopped first."""
+    settings = config.load(state=state)
+    return _each(pods, lambda name: _end(settings, name, grace=grace, remove=True))
+
+
+def _each(names: tuple[str, ...], act: Callable[[str], Coroutine[Any, Any, None]]) -> int:
+    """Do it for each; one that fails does not keep the others from it."""
+    result = 0
+    for name in names:
+        try:
+            asyncio.run(act(name))
+        except WasmletError as error:
+            complain(error)
+            result = FAILED
+        else:
+            click.echo(name)
+    return result
+
+
+async def _end(settings: config.Config, name: str, *, grace: float | None, remove: bool) -> None:
+    agent, account = await pod_named(settings, name)
+    uid = account.pod.metadata.uid
+    query: dict[str, object] = {} if grace is None else {"gracePeriodSeconds": grace}
+    await agent.call("DELETE", f"/pods/{uid}", dict[str, str], remove=str(remove).lower(), **query)
+    with contextlib.suppress(NotFoundError):
+        async for line in agent.lines(f"/pods/{uid}/watch"):
+            seen = msgspec.json.decode(line, type=Frame).account
+            if seen is not None and seen.stage == "gone" and not remove:
+                return
+
+
+# --- inspect ----------------------------------------------------------------------------------------------------------
+
+
+@click.command("inspect")
+@click.argument("pod")
+@click.pass_obj
+def inspect_command(state: str | None, pod: str) -> None:
+    """Show all there is to say about POD, as JSON: spec, status, runs, failures and news."""
+
+    async def get() -> Account:
+        agent, account = await pod_named(config.load(state=state), pod)
+        return await agent.call("GET", f"/pods/{account.pod.metadata.uid}", Account)
+
+    print_json(asyncio.run(get()))

@@ -1,0 +1,140 @@
+"""`wasmlet run`."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+import click
+import msgspec
+
+from wasmlet import config
+from wasmlet.base.errors import NotFoundError, WasmletError
+from wasmlet.cli import complain, connect
+from wasmlet.cli.bundles import Options, from_target
+from wasmlet.cli.connect import Agent
+from wasmlet.cli.exits import NOT_FOUND, exit_status
+from wasmlet.cli.follow import Follower, Output, StartFailedError, catch_interrupts
+from wasmlet.pods.accounts import Account, Frame
+from wasmlet.pods.bundle import Bundle
+
+
+@click.command("run", context_settings={"ignore_unknown_options": False})
+@click.argument("target")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.option("-d", "--detach", is_flag=True, help="Print the pods' names once they run, and leave them running.")
+@click.option("-n", "--namespace", default="", help="Namespace of the pods, instead of the manifest's.")
+@click.option("--name", default="", help="Name of the pod (a module or image gets one made up).")
+@click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable; may be repeated.")
+@click.option("-v", "--volume", "volumes", multiple=True, metavar="HOST:GUEST[:ro]", help="A host directory.")
+@click.option("-w", "--workdir", default="", metavar="PATH", help="The guest's working directory.")
+@click.option("-m", "--memory", default="", metavar="QUANTITY", help="Memory limit, such as 64Mi.")
+@click.option("--restart", type=click.Choice(["Never", "OnFailure", "Always"]), default="Never", show_default=True)
+@click.pass_obj
+def run_command(
+    state: str | None,
+    target: str,
+    arguments: tuple[str, ...],
+    detach: bool,
+    namespace: str,
+    name: str,
+    env: tuple[str, ...],
+    volumes: tuple[str, ...],
+    workdir: str,
+    memory: str,
+    restart: str,
+) -> int:
+    """Run TARGET: a manifest (.yaml, .yml, .json or "-"), a .wasm file, or an image.
+
+    What the containers write goes to stdout and stderr; the exit status is the container's. Ctrl-C stops with
+    grace, a second one kills. Arguments after -- go to a module or an image.
+    """
+    settings = config.load(state=state)
+    options = Options(
+        name=name,
+        namespace=namespace,
+        env=env,
+        volumes=volumes,
+        working_dir=workdir,
+        memory=memory,
+        restart=restart,
+        is_interactive=not detach,
+    )
+    try:
+        bundles, warnings = from_target(target, arguments, options)
+        for warning in warnings:
+            click.echo(f"wasmlet: warning: {warning}", err=True)
+        return asyncio.run(_detached(settings, bundles) if detach else _attached(settings, bundles))
+    except StartFailedError as error:
+        complain(error)
+        return error.status
+    except NotFoundError as error:
+        complain(error)
+        return NOT_FOUND
+    except WasmletError as error:
+        complain(error)
+        return exit_status(error)
+
+
+async def _attached(settings: config.Config, bundles: list[Bundle]) -> int:
+    agent = await connect.reach(settings)
+    several = len(bundles) > 1 or any(len(_containers(each)) > 1 for each in bundles)
+    output = Output(prefixed=several)
+    show = _shower()
+    followers: list[Follower] = []
+    for bundle in bundles:
+        bundle.attached = True
+        await agent.call("POST", "/pods", Account, bundle)
+        name = bundle.pod.metadata.name if len(bundles) > 1 else ""
+        takes_stdin = not any(each.takes_stdin for each in followers) and any(
+            each.stdin for each in bundle.pod.spec.containers
+        )
+        followers.append(Follower(agent, bundle.uid, name=name, output=output, show=show, takes_stdin=takes_stdin))
+    catch_interrupts(followers)
+    results = await asyncio.gather(*(each.run() for each in followers), return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return next((each for each in results if isinstance(each, int) and each), 0)
+
+
+def _containers(bundle: Bundle) -> list[str]:
+    return [each.name for each in [*bundle.pod.spec.init_containers, *bundle.pod.spec.containers]]
+
+
+async def _detached(settings: config.Config, bundles: list[Bundle]) -> int:
+    agent = await connect.reach(settings)
+    for bundle in bundles:
+        await agent.call("POST", "/pods", Account, bundle)
+    for bundle in bundles:
+        await _until_started(agent, bundle)
+        click.echo(bundle.pod.metadata.name)
+    return 0
+
+
+async def _until_started(agent: Agent, bundle: Bundle) -> None:
+    """Return when something of the pod runs; a pod that cannot start is removed again, and said so."""
+    show = _shower()
+    async for line in agent.lines(f"/pods/{bundle.uid}/watch"):
+        frame = msgspec.json.decode(line, type=Frame)
+        show(frame)
+        account = frame.account
+        if account is None:
+            continue
+        try:
+            Follower.raise_failed_start(account)
+        except StartFailedError:
+            await agent.call("DELETE", f"/pods/{bundle.uid}", dict[str, str])
+            raise
+        if account.stage in ("ended", "gone") or any(run.started for run in account.runs):
+            return
+
+
+def _shower() -> Callable[[Frame], None]:
+    """Draws progress on a terminal; a pipe gets the guest's bytes and nothing else."""
+    if not sys.stderr.isatty():
+        return lambda _frame: None
+    from wasmlet.cli.progress import ProgressLine
+
+    return ProgressLine().show

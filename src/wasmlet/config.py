@@ -1,0 +1,98 @@
+"""Flags, environment and file → the settings of each room.
+
+A flag beats the environment, which beats the file, which beats the default. The file is TOML:
+`$WASMLET_CONFIG`, else `/etc/wasmlet/config.toml` for root, else `$XDG_CONFIG_HOME/wasmlet/config.toml`. A key that
+wasmlet does not know is an error: a setting that was misspelt must not be passed over.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from wasmlet.base.errors import UserError
+from wasmlet.base.files import read_if_present
+
+
+class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
+    """The keys of the configuration file.
+
+    Attributes:
+        insecure_registries: Hosts (with port) that are spoken to over plain HTTP; loopback ones need no mention.
+        ca_files: PEM files of authorities trusted for registries beside the system's.
+        compile_memory_mib: What one compile may use, in MiB.
+        engine_idle_seconds: After how long an empty engine ends.
+        agent_idle_seconds: After how long an agent that a command started ends, when no pod lives.
+        node_name: What pods are told about their node; default is the host's name.
+    """
+
+    insecure_registries: list[str] = []
+    ca_files: list[str] = []
+    compile_memory_mib: int = 2048
+    engine_idle_seconds: float = 60.0
+    agent_idle_seconds: float = 300.0
+    node_name: str = ""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Where everything is, and the file's settings. Built once, by `load`."""
+
+    state: Path
+    file: File
+
+    @property
+    def node_name(self) -> str:
+        """The node's name: lower case, the host's unless the file says another."""
+        return (self.file.node_name or socket.gethostname()).lower()
+
+
+def load(*, state: str | None = None, environment: Mapping[str, str] | None = None) -> Config:
+    """The configuration of this process.
+
+    Args:
+        state: The `--state` flag; None takes `$WASMLET_STATE`, then `/var/lib/wasmlet` for root, then
+            `$XDG_STATE_HOME/wasmlet` (default `~/.local/state/wasmlet`).
+
+    Raises:
+        UserError: The file cannot be read, or says something unknown.
+    """
+    environment = os.environ if environment is None else environment
+    chosen = state or environment.get("WASMLET_STATE")
+    directory = Path(chosen) if chosen else _default_state(environment)
+    return Config(state=directory.absolute(), file=_read_file(_file_path(environment)))
+
+
+def _default_state(environment: Mapping[str, str]) -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/wasmlet")
+    home = environment.get("XDG_STATE_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "state") / "wasmlet"
+
+
+def _file_path(environment: Mapping[str, str]) -> Path:
+    if named := environment.get("WASMLET_CONFIG"):
+        return Path(named)
+    if os.geteuid() == 0:
+        return Path("/etc/wasmlet/config.toml")
+    home = environment.get("XDG_CONFIG_HOME")
+    return (Path(home) if home else Path.home() / ".config") / "wasmlet" / "config.toml"
+
+
+def _read_file(path: Path) -> File:
+    try:
+        content = read_if_present(path)
+        if content is None:
+            return File()
+        table: dict[str, Any] = tomllib.loads(content.decode())
+        return msgspec.convert(table, type=File)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        hint = "see docs/reference/config.md"
+        raise UserError(f"cannot read the configuration in {path}: {error}", hint=hint) from error

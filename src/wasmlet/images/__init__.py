@@ -1,0 +1,17 @@
+"""Images: a reference goes in, a local Wasm file with its configuration comes out. Works without a cluster.
+
+Nouns:
+
+- A **reference** (`reference`) names an image: `[registry/]repository[:tag][@digest]`, or `file:/path` on this machine.
+- **Credentials** (`credentials`) are arguments: parsed from docker's file format, chosen by registry and repository.
+- The **registry** (`registry`) speaks the OCI distribution API through the `transport` (connections, TLS, time limits,
+  redirects) and `authentication` (basic, bearer tokens). aiohttp is imported at the first request, not before.
+- A **manifest** (`manifest`) lists blobs; the **layout** (`layouts`) says which blob is the Wasm module. Both are pure.
+- The **store** (`store`, `ingest`) is an OCI image layout directory, shared by processes, readable by other tools.
+- **Local files** (`local`) are modules used where they lie.
+- The **library** (`library`) is the facade that pods and the command line use; `flights` lets many callers share one
+  download.
+
+In: reference, pull policy, credentials, `Settings`. Out: `Image` (a file, its digest, its configuration) or an error
+whose reason is one that Kubernetes knows: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`.
+"""

@@ -1,0 +1,370 @@
+"""The library: images for pods and for the command line. Registries, store and local files behind one facade."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import posixpath
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from wasmlet.base.errors import UserError, WasmletError
+from wasmlet.images import layouts
+from wasmlet.images.credentials import Credential, matching
+from wasmlet.images.flights import Flight, Flights
+from wasmlet.images.layouts import ImageConfig, Layout, WasiOs
+from wasmlet.images.local import LocalFiles
+from wasmlet.images.manifest import (
+    INDEX_TYPES,
+    MAX_MANIFEST_BYTES,
+    Descriptor,
+    Manifest,
+    media_type_of,
+    parse,
+)
+from wasmlet.images.pushing import push_module
+from wasmlet.images.reference import LocalFile, Reference, parse_remote
+from wasmlet.images.reference import parse as parse_reference
+from wasmlet.images.settings import Settings
+from wasmlet.images.store import Content, Entry, MissingBlobError, Store
+from wasmlet.images.threads import in_thread
+
+if TYPE_CHECKING:
+    from wasmlet.images.registry import Fetched, Registry
+
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+PULL_REASONS: Final = ("ErrImagePull", "ErrImageNeverPull", "InvalidImageName")
+_STORE_ATTEMPTS: Final = 3  # another process would have to remove the image's blobs each time
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a pull is.
+
+    Attributes:
+        stage: `resolve` asks the registry what the name stands for, `download` moves the module.
+        received_bytes: Of the module.
+        total_bytes: Of the module; 0 while it is not known.
+    """
+
+    stage: Literal["resolve", "download"]
+    reference: str
+    received_bytes: int = 0
+    total_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that can be run.
+
+    Attributes:
+        reference: Canonical.
+        image_id: `registry/repository@sha256:…` as the registry resolved it; `sha256:…` for a local file.
+        digest: Of the module's bytes; the key of everything compiled from it.
+        module: The file with the Wasm bytes. Read only; it stays while its digest is named in `in_use`.
+        module_name: argv[0] of a container that gives no command.
+        size_bytes: Of the module.
+    """
+
+    reference: str
+    image_id: str
+    digest: str
+    module: Path
+    module_name: str
+    config: ImageConfig
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """A line of the list of images.
+
+    Attributes:
+        digest: As the registry resolved the reference.
+        size_bytes: Of all the image's blobs.
+        created: When the image came into the store, RFC 3339; "" when another tool put it there.
+    """
+
+    reference: str
+    digest: str
+    size_bytes: int
+    created: str
+
+
+class Library:
+    """Images by reference. Make it anywhere, use it on one event loop, close it there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = Store(settings.directory)
+        self._registry: Registry | None = None
+        self._connecting = asyncio.Lock()
+        self._local = LocalFiles()
+        self._places = asyncio.Semaphore(settings.parallel_pulls)
+        # The logins are part of the key: who waits for a pull has proved the right to it.
+        self._pulls: Flights[tuple[str, tuple[Credential, ...]], tuple[Image, bool], Progress] = Flights("pull")
+        # The source is part of the key: a registry that drips must not hold up the same blob from another one.
+        self._blobs: Flights[tuple[str, str], None, int] = Flights("download")
+
+    def __repr__(self) -> str:
+        return f"<Library {self._settings.directory} {self._pulls!r} {self._blobs!r}>"
+
+    async def ensure(
+        self,
+        reference: str,
+        *,
+        pull_policy: PullPolicy,
+        credentials: Sequence[Credential] = (),
+        progress: Callable[[Progress], None] | None = None,
+    ) -> tuple[Image, bool]:
+        """The image, and whether it was downloaded for this call.
+
+        Args:
+            pull_policy: `Always` asks the registry each time and downloads what changed; `IfNotPresent` asks when
+                the store does not have it; `Never` does not ask. A local file is always looked at afresh.
+            credentials: All there are; those that fit the reference are tried in order.
+            progress: Told on the event loop; one that raises is not told again.
+
+        Raises:
+            UserError: The image cannot be had or used as it is.
+            NotFoundError: Neither registry nor machine has it.
+            RetryableError: It may work later. The reason of all three is one of `PULL_REASONS`.
+        """
+        parsed = parse_reference(reference)
+        with _about("pull", f"image {parsed}", for_pod=True):
+            if isinstance(parsed, LocalFile):
+                return await self._local_image(parsed), False
+            if pull_policy != "Always":
+                content = await in_thread(self._find, parsed)
+                if content is not None:
+                    return self._image(parsed, content), False
+                if pull_policy == "Never":
+                    raise UserError(
+                        f"image {parsed} is not on this node and imagePullPolicy is Never",
+                        hint=f"`wasmlet pull {parsed}` here, or another policy",
+                        reason="ErrImageNeverPull",
+                    )
+            logins = matching(credentials, parsed)
+            return await self._pulls.join(
+                (str(parsed), logins),
+                lambda flight: self._pull(parsed, logins, flight),
+                progress,
+                label=str(parsed),
+            )
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        credentials: Sequence[Credential] = (),
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Image:
+        """The image as the registry has it now; as `ensure` with `Always`."""
+        image, _ = await self.ensure(reference, pull_policy="Always", credentials=credentials, progress=progress)
+        return image
+
+    async def push(
+        self,
+        module: Path,
+        reference: str,
+        *,
+        layout: Layout = "cncf",
+        wasi_os: WasiOs | None = None,
+        credentials: Sequence[Credential] = (),
+        annotations: Mapping[str, str] | None = None,
+    ) -> str:
+        """Upload a Wasm file as an image; the digest of its manifest. The same file gives the same digest.
+
+        Args:
+            wasi_os: None takes `wasip2` for a component and `wasip1` for a core module.
+            annotations: Of the manifest.
+
+        Raises:
+            UserError: Not a Wasm file, no right to push, or a reference with a digest or to a local file.
+            RetryableError: The registry is not well.
+        """
+        parsed = parse_remote(reference)
+        with _about("push", f"image {parsed}"):
+            return await push_module(
+                await self._connected(),
+                module,
+                parsed,
+                layout=layout,
+                wasi_os=wasi_os,
+                logins=matching(credentials, parsed),
+                annotations=annotations or {},
+            )
+
+    async def images(self) -> list[StoredImage]:
+        """What the store has, by reference.
+
+        Raises:
+            UserError: The store cannot be read.
+        """
+        return await in_thread(self._list)
+
+    async def remove(self, reference: str, *, in_use: Collection[str] = ()) -> None:
+        """Forget a reference, and delete the blobs that no other image needs.
+
+        Args:
+            in_use: `Image.digest` of every running container; those blobs stay.
+
+        Raises:
+            NotFoundError: The store does not have it.
+        """
+        await in_thread(self._store.remove, str(parse_remote(reference)), in_use=frozenset(in_use))
+
+    async def close(self) -> None:
+        """Stop every download, leaving nothing half done, and close the connections. Idempotent."""
+        await self._pulls.close()
+        await self._blobs.close()
+        await self._local.close()
+        if self._registry is not None:
+            await self._registry.close()
+
+    async def _local_image(self, file: LocalFile) -> Image:
+        if not self._settings.allow_local_files:
+            raise UserError(
+                f"image {file} is a local file, which this node does not allow",
+                hint="push it to a registry, or set allow_local_files",
+                reason="InvalidImageName",
+            )
+        digest, size_bytes = await self._local.digest(file)
+        return Image(str(file), digest, digest, file.path, file.path.name, ImageConfig(), size_bytes)
+
+    def _find(self, reference: Reference) -> Content | None:
+        content = self._store.find(str(reference))
+        if content is None and reference.digest is not None:
+            content = self._store.find_resolved(reference.name, reference.digest)
+        return content
+
+    def _image(self, reference: Reference, content: Content) -> Image:
+        choice = layouts.choose_module(content.manifest, content.config)
+        return Image(
+            reference=str(reference),
+            image_id=f"{reference.name}@{content.entry.resolved_digest}",
+            digest=choice.module.digest,
+            module=self._store.path(choice.module.digest),
+            module_name=choice.module_name or f"{posixpath.basename(reference.repository)}.wasm",
+            config=choice.config,
+            size_bytes=choice.module.size,
+        )
+
+    async def _pull(
+        self, reference: Reference, logins: tuple[Credential, ...], flight: Flight[tuple[Image, bool], Progress]
+    ) -> tuple[Image, bool]:
+        """The work of one pull, for everybody who waits for it."""
+        async with self._places:
+            flight.report(Progress("resolve", str(reference)))
+            await in_thread(self._store.prepare)
+            content = await in_thread(self._find, reference)
+            if content is not None:
+                digest = await (await self._connected()).resolve(reference, logins)
+                if digest == content.entry.resolved_digest:
+                    return self._image(reference, content), False
+            for _ in range(_STORE_ATTEMPTS - 1):
+                with contextlib.suppress(MissingBlobError):
+                    return await self._download(reference, logins, flight), True
+            return await self._download(reference, logins, flight), True
+
+    async def _download(
+        self, reference: Reference, logins: tuple[Credential, ...], flight: Flight[tuple[Image, bool], Progress]
+    ) -> Image:
+        registry = await self._connected()
+        resolved = await registry.fetch_manifest(reference, logins)
+        fetched, manifest = await self._choose_platform(reference, resolved, logins)
+        if manifest.config.size > MAX_MANIFEST_BYTES:
+            raise UserError(f"the config of image {reference} is longer than {MAX_MANIFEST_BYTES} bytes")
+        await self._fetch(reference, manifest.config, logins, lambda _: None)
+        config = await in_thread(self._store.read, manifest.config)
+        module = layouts.choose_module(manifest, config).module
+        if module.size > self._settings.max_module_bytes:
+            raise UserError(
+                f"the module of image {reference} has {module.size} bytes, "
+                f"more than this node takes ({self._settings.max_module_bytes})"
+            )
+
+        def received(count: int) -> None:
+            flight.report(Progress("download", str(reference), count, module.size))
+
+        received(0)
+        await self._fetch(reference, module, logins, received)
+        media_type = media_type_of(fetched.content, fetched.media_type)
+        descriptor = Descriptor(media_type=media_type, digest=fetched.digest, size=len(fetched.content))
+        entry = Entry(str(reference), descriptor, resolved.digest)
+        await in_thread(self._store.add, descriptor, fetched.content)
+        await in_thread(self._store.put, entry)
+        return self._image(reference, Content(entry, manifest, config))
+
+    async def _choose_platform(
+        self, reference: Reference, resolved: Fetched, logins: Sequence[Credential]
+    ) -> tuple[Fetched, Manifest]:
+        """The manifest itself, or the one for Wasm in an index."""
+        manifest = parse(resolved.content, resolved.media_type)
+        if isinstance(manifest, Manifest):
+            return resolved, manifest
+        chosen = layouts.choose_platform(manifest)
+        registry = await self._connected()
+        fetched = await registry.fetch_manifest(reference, logins, digest=chosen.digest)
+        manifest = parse(fetched.content, fetched.media_type)
+        if not isinstance(manifest, Manifest):
+            raise UserError(f"image {reference} is an index of indexes ({INDEX_TYPES[0]}), which wasmlet does not read")
+        return fetched, manifest
+
+    async def _fetch(
+        self, reference: Reference, blob: Descriptor, logins: Sequence[Credential], received: Callable[[int], None]
+    ) -> None:
+        """The blob in the store; one download for each source, however many pulls want it."""
+        if await in_thread(self._store.is_intact, blob):
+            received(blob.size)
+            return
+
+        async def download(flight: Flight[None, int]) -> None:
+            registry = await self._connected()
+            ingest = self._store.ingest()  # Not in a thread: what a cancelled thread opened would be lost.
+            try:
+                await registry.fetch_blob(reference, blob, ingest, logins, received=flight.report)
+                await in_thread(ingest.commit, blob, self._store.path(blob.digest))
+            finally:
+                ingest.close()
+
+        await self._blobs.join(
+            (reference.name, blob.digest), download, received, label=f"{reference.name}@{blob.digest}"
+        )
+
+    async def _connected(self) -> Registry:
+        """The registry client; importing aiohttp takes long, so it comes with the first use and in a thread."""
+        async with self._connecting:
+            if self._registry is None:
+                self._registry = await in_thread(_import_registry, self._settings)
+            return self._registry
+
+    def _list(self) -> list[StoredImage]:
+        return sorted(
+            (
+                StoredImage(entry.name, entry.resolved_digest, self._store.size_bytes(entry), entry.stored_at)
+                for entry in self._store.entries()
+            ),
+            key=lambda image: image.reference,
+        )
+
+
+@contextlib.contextmanager
+def _about(verb: str, subject: str, *, for_pod: bool = False) -> Iterator[None]:
+    """Errors say which image they are about; those of pods have a reason that Kubernetes knows."""
+    try:
+        yield
+    except WasmletError as error:
+        if subject not in error.message:
+            error.message = f"cannot {verb} {subject}: {error.message}"
+        if for_pod and error.reason not in PULL_REASONS:
+            error.reason = "ErrImagePull"
+        raise
+
+
+def _import_registry(settings: Settings) -> Registry:
+    from wasmlet.images.registry import Registry  # noqa: PLC0415
+
+    return Registry(settings)

@@ -1,0 +1,302 @@
+"""The OCI distribution API (distribution-spec 1.1): manifests and blobs, there and back.
+
+Every method takes the image's reference and the logins to try in order (already chosen by `credentials.matching`;
+none means anonymously), and raises
+
+- `NotFoundError`: the registry does not have it;
+- `UserError`: refused, or not something that wasmlet takes;
+- `RetryableError`: registry, network or disk are not well, or what came is not what its digest says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, Final, Protocol
+from urllib.parse import urljoin
+
+import aiohttp
+
+from wasmlet.base.errors import NotFoundError, RetryableError, UserError
+from wasmlet.images.authentication import Authenticator, Scope, parse_challenges
+from wasmlet.images.credentials import Credential
+from wasmlet.images.failures import RefusedError, failure_of, login_refused
+from wasmlet.images.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor, digest_of
+from wasmlet.images.reference import Reference, is_digest
+from wasmlet.images.settings import Settings
+from wasmlet.images.threads import in_thread
+from wasmlet.images.transport import READ_SIZE, PassingError, Progress, Request, Transport, Upload
+
+WRITE_SIZE: Final = 1 << 20  # per hop to a thread: hashing 1 MiB takes about 1 ms, the hop 0.1 ms
+LEAST_PROGRESS_BYTES: Final = 16 << 10  # per idle time; less is a registry that holds us
+_PULL: Final = "pull"
+_PUSH: Final = "pull,push"
+_ACCEPT: Final = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
+_DIGEST_HEADER: Final = "Docker-Content-Digest"
+
+
+class Sink(Protocol):
+    """Takes the bytes of a blob; called in threads, one call at a time."""
+
+    def write(self, content: bytes | bytearray) -> None:
+        """Append."""
+
+    def restart(self) -> None:
+        """Forget everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A manifest as it came.
+
+    Attributes:
+        media_type: As the registry declares it.
+        digest: Of the content, computed here.
+    """
+
+    content: bytes
+    media_type: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """What to ask of a repository; the URL may be another one for uploads."""
+
+    reference: Reference
+    logins: Sequence[Credential]
+    actions: str
+    method: str
+    path: str
+    accept: str = "*/*"
+    content_type: str = ""
+    upload: Upload | None = None
+    size_bytes: int = 0
+    success: tuple[int, ...] = (200,)
+
+    def request(self, origin: str, authorization: str | None) -> Request:
+        headers = {"Accept": self.accept}
+        if self.content_type:
+            headers["Content-Type"] = self.content_type
+        url = urljoin(f"{origin}/v2/{self.reference.repository}/", self.path)
+        return Request(self.method, url, headers, authorization, self.upload, self.size_bytes)
+
+
+class Registry:
+    """A client of every registry. Make it anywhere, use it on one event loop, close it there."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._transport = Transport(settings)
+        self._authenticator = Authenticator(self._transport)
+
+    async def close(self) -> None:
+        """Close every connection. Idempotent."""
+        await self._transport.close()
+
+    async def resolve(self, reference: Reference, logins: Sequence[Credential] = ()) -> str:
+        """The digest that the registry has for the reference now."""
+        call = _Call(reference, logins, _PULL, "HEAD", f"manifests/{reference.selector}", accept=_ACCEPT)
+
+        async def act() -> str:
+            async with self._open(call, what=f"image {reference}") as response:
+                return response.headers.get(_DIGEST_HEADER, "")
+
+        digest = await self._transport.attempts(act)
+        if is_digest(digest):
+            return digest
+        return (await self.fetch_manifest(reference, logins)).digest
+
+    async def fetch_manifest(
+        self, reference: Reference, logins: Sequence[Credential] = (), *, digest: str | None = None
+    ) -> Fetched:
+        """The manifest of the reference, or that of `digest` in its repository; at most 4 MiB."""
+        expected = digest or reference.digest
+        call = _Call(reference, logins, _PULL, "GET", f"manifests/{expected or reference.selector}", accept=_ACCEPT)
+        what = f"image {reference}"
+
+        async def act() -> Fetched:
+            async with self._open(call, what=what) as response:
+                content = await self._transport.read_small(
+                    response, MAX_MANIFEST_BYTES, what=f"the manifest of {what} in {reference.registry}"
+                )
+                return Fetched(content, response.headers.get("Content-Type", ""), digest_of(content))
+
+        fetched = await self._transport.attempts(act)
+        if expected is not None and fetched.digest != expected:
+            raise RetryableError(
+                f"{reference.registry} sent another manifest for {what}: {fetched.digest} instead of {expected}",
+                hint="the registry, or something on the way, changed it",
+            )
+        return fetched
+
+    async def fetch_blob(
+        self,
+        reference: Reference,
+        blob: Descriptor,
+        sink: Sink,
+        logins: Sequence[Credential] = (),
+        *,
+        received: Callable[[int], None] | None = None,
+    ) -> None:
+        """The content of a blob into the sink, which checks the digest; never more than the blob's length.
+
+        Args:
+            received: Told the number of bytes so far.
+        """
+        call = _Call(reference, logins, _PULL, "GET", f"blobs/{blob.digest}")
+        what = f"blob {blob.digest} of image {reference}"
+
+        async def act() -> None:
+            await in_thread(sink.restart)
+            async with (
+                self._open(call, what=what) as response,
+                contextlib.aclosing(self._chunks(response, what)) as chunks,
+            ):
+                count = 0
+                async for chunk in chunks:
+                    count += len(chunk)
+                    if count > blob.size:
+                        raise RetryableError(f"{what} is longer than its {blob.size} bytes")
+                    await in_thread(sink.write, chunk)
+                    if received is not None:
+                        received(count)
+                if count < blob.size:
+                    raise PassingError(f"{what} ended after {count} of {blob.size} bytes")
+
+        await self._transport.attempts(act)
+
+    async def has_blob(self, reference: Reference, digest: str, logins: Sequence[Credential] = ()) -> bool:
+        """Whether the repository has the blob, asked with the right to push."""
+        call = _Call(reference, logins, _PUSH, "HEAD", f"blobs/{digest}")
+
+        async def act() -> bool:
+            async with self._open(call, what=f"blob {digest}"):
+                return True
+
+        try:
+            return await self._transport.attempts(act)
+        except NotFoundError:
+            return False
+
+    async def push_blob(
+        self, reference: Reference, blob: Descriptor, stream: BinaryIO, logins: Sequence[Credential] = ()
+    ) -> None:
+        """Upload a blob in one piece (POST, then PUT), unless it is there.
+
+        Args:
+            stream: The content, read from its start; the caller closes it.
+        """
+        if await self.has_blob(reference, blob.digest, logins):
+            return
+        what = f"blob {blob.digest} for image {reference}"
+        begin = _Call(reference, logins, _PUSH, "POST", "blobs/uploads/", success=(202,))
+
+        async def upload(progress: Progress) -> AsyncIterator[bytes]:
+            await in_thread(stream.seek, 0)
+            while chunk := await in_thread(stream.read, READ_SIZE):
+                progress.made()
+                yield chunk
+            progress.made()
+
+        async def act() -> None:
+            async with self._open(begin, what=what) as response:
+                location = urljoin(str(response.url), response.headers.get("Location", ""))
+            separator = "&" if "?" in location else "?"
+            finish = _Call(
+                reference,
+                logins,
+                _PUSH,
+                "PUT",
+                f"{location}{separator}digest={blob.digest}",
+                content_type="application/octet-stream",
+                upload=upload,
+                size_bytes=blob.size,
+                success=(201,),
+            )
+            async with self._open(finish, what=what):
+                pass
+
+        await self._transport.attempts(act)
+
+    async def push_manifest(
+        self, reference: Reference, content: bytes, media_type: str, logins: Sequence[Credential] = ()
+    ) -> str:
+        """Put the manifest under the reference's tag; its digest."""
+
+        async def upload(progress: Progress) -> AsyncIterator[bytes]:
+            progress.made()
+            yield content
+
+        path = f"manifests/{reference.selector}"
+        call = _Call(
+            reference,
+            logins,
+            _PUSH,
+            "PUT",
+            path,
+            content_type=media_type,
+            upload=upload,
+            size_bytes=len(content),
+            success=(201,),
+        )
+
+        async def act() -> None:
+            async with self._open(call, what=f"image {reference}"):
+                pass
+
+        await self._transport.attempts(act)
+        return digest_of(content)
+
+    @contextlib.asynccontextmanager
+    async def _open(self, call: _Call, *, what: str) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The registry's successful answer to a call, with the first login that it lets in."""
+        refusal: UserError | None = None
+        for login in call.logins or (None,):
+            try:
+                async with self._logged_in(call, login, what=what) as response:
+                    yield response
+                return
+            except (RefusedError, NotFoundError) as error:
+                refusal = error  # Some registries say 404 for what a login may not see.
+        raise refusal or login_refused(what, call.reference.registry, login=None)
+
+    @contextlib.asynccontextmanager
+    async def _logged_in(
+        self, call: _Call, login: Credential | None, *, what: str
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer with one login: as remembered or without a header first, then by the registry's challenge."""
+        registry = call.reference.registry
+        scope = Scope(registry, call.reference.repository, call.actions)
+        origin = await self._transport.origin(registry)
+        authorization = self._authenticator.remembered(scope, login)
+        for challenged in (False, True):
+            async with self._transport.exchange(call.request(origin, authorization)) as response:
+                if response.status in call.success:
+                    yield response
+                    return
+                if response.status != 401 or challenged:
+                    raise await failure_of(response, self._transport, what=what, registry=registry, login=login)
+                challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
+            authorization = await self._authenticator.answer(challenges, scope, login, origin=origin, what=what)
+
+    async def _chunks(self, response: aiohttp.ClientResponse, what: str) -> AsyncGenerator[bytearray]:
+        """The body in pieces of about `WRITE_SIZE`, as long as it moves."""
+        loop = asyncio.get_running_loop()
+        idle = self._settings.idle_timeout_seconds
+        gathered = bytearray()
+        since, moved = loop.time(), 0
+        async for chunk in response.content.iter_any():
+            gathered += chunk
+            moved += len(chunk)
+            if moved >= LEAST_PROGRESS_BYTES:
+                since, moved = loop.time(), 0
+            elif loop.time() - since > idle:
+                raise RetryableError(f"{what} comes at less than {LEAST_PROGRESS_BYTES} bytes in {idle:g} s")
+            if len(gathered) >= WRITE_SIZE:
+                yield gathered
+                gathered = bytearray()
+        if gathered:
+            yield gathered

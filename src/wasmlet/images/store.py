@@ -1,0 +1,347 @@
+"""The store: an OCI image layout directory (image-spec 1.1, image-layout.md), shared by processes.
+
+    oci-layout  index.json  blobs/sha256/<hex>     as the specification has them, so that skopeo can read and write them
+    ingest/<random>                                blobs that are still coming, each locked by its writer
+    lock                                           held around every change of index.json and every deletion of blobs
+
+`index.json` is the truth: an image is there when its entry is and every blob has the length that its descriptor says.
+Everything is written beside its place and renamed, so a kill at any byte leaves either the old or the new. All
+methods block for the time of a few small files, and belong in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from wasmlet.base.errors import NotFoundError, RetryableError, UserError
+from wasmlet.base.files import read_if_present, write_atomically
+from wasmlet.images.ingest import Ingest, sweep, translated
+from wasmlet.images.manifest import (
+    INDEX_TYPES,
+    MAX_MANIFEST_BYTES,
+    OCI_INDEX,
+    Descriptor,
+    Index,
+    Manifest,
+    digest_of,
+    parse,
+)
+from wasmlet.images.reference import is_digest
+
+REFERENCE_NAME: Final = "org.opencontainers.image.ref.name"
+RESOLVED_DIGEST: Final = "dev.wasmlet.resolved-digest"
+STORED_AT: Final = "dev.wasmlet.stored-at"
+LOCK_WAIT_SECONDS: Final = 30.0  # far longer than any holder works; a stopped process must not stop us for ever
+_LOCK_POLL_SECONDS: Final = 0.01
+_LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of index.json: a name and the manifest that it stands for.
+
+    Attributes:
+        name: The canonical reference; other tools may have written anything.
+        manifest: The image's manifest.
+        resolved_digest: What the registry said the reference is: the manifest's digest, or that of the index in
+            which it was found.
+        stored_at: When the entry was written, RFC 3339 in UTC; "" when another tool wrote it.
+    """
+
+    name: str
+    manifest: Descriptor
+    resolved_digest: str
+    stored_at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A complete image in the store.
+
+    Attributes:
+        config: The content of the config blob.
+    """
+
+    entry: Entry
+    manifest: Manifest
+    config: bytes
+
+
+class MissingBlobError(RetryableError):
+    """A blob vanished between its download and the image's entry (another process removed an image): pull again."""
+
+
+class Store:
+    """Images on disk. Several objects, in several processes, may use one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._blobs = directory / "blobs" / "sha256"
+        self._ingest = directory / "ingest"
+        self._index = directory / "index.json"
+        self._prepared = False
+
+    def prepare(self) -> None:
+        """Make the directory when it is missing, and remove what killed writers left. Idempotent.
+
+        Raises:
+            UserError: The directory may not be used.
+            RetryableError: The disk is full.
+        """
+        if self._prepared and self._ingest.is_dir():
+            return
+        with translated(self.directory, "make"):
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for directory in (self._blobs, self._ingest):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._locked():
+                for leftover in self.directory.glob(".*.json.*"):  # of write_atomically, under our lock
+                    leftover.unlink(missing_ok=True)
+                if not (self.directory / "oci-layout").exists():
+                    write_atomically(self.directory / "oci-layout", _LAYOUT)
+                if not self._index.exists():
+                    self._write([])
+            sweep(self._ingest)
+        self._prepared = True
+
+    def path(self, digest: str) -> Path:
+        """Where the blob lies, or would lie."""
+        if not is_digest(digest):
+            raise ValueError(f"not a digest: {digest!r}")
+        return self._blobs / digest.removeprefix("sha256:")
+
+    def holds(self, blob: Descriptor) -> bool:
+        """Whether the blob is there with the right length; its digest was checked when it came in."""
+        try:
+            status = os.lstat(self.path(blob.digest))
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == blob.size
+
+    def is_intact(self, blob: Descriptor) -> bool:
+        """As `holds`, but a small blob is read and its digest checked: asked before a download is left out."""
+        return self._small(blob) is not None if blob.size <= MAX_MANIFEST_BYTES else self.holds(blob)
+
+    def read(self, blob: Descriptor) -> bytes:
+        """The content of a small blob that came in just now.
+
+        Raises:
+            MissingBlobError: It is gone.
+        """
+        with translated(self.directory, "read"):
+            content = self._small(blob)
+        if content is None:
+            raise MissingBlobError(f"blob {blob.digest} was removed after it was stored", hint="try again")
+        return content
+
+    def ingest(self) -> Ingest:
+        """A place for a blob to come in; close it in any case.
+
+        Raises:
+            RetryableError: The disk is full.
+        """
+        self.prepare()
+        return Ingest(self._ingest)
+
+    def add(self, blob: Descriptor, content: bytes) -> None:
+        """Store a small blob.
+
+        Raises:
+            RetryableError: The content is not the blob, or the disk is full.
+        """
+        with contextlib.closing(self.ingest()) as ingest:
+            ingest.write(content)
+            ingest.commit(blob, self.path(blob.digest))
+
+    def put(self, entry: Entry) -> None:
+        """Write the entry in the place of those with its name.
+
+        Raises:
+            MissingBlobError: A blob of the image is not here (any more).
+            RetryableError: The disk is full, or the lock is held for too long.
+        """
+        self.prepare()
+        with translated(self.directory, "write to"), self._locked():
+            if self._content(entry) is None:
+                raise MissingBlobError(f"a blob of {entry.name} was removed while it was stored", hint="try again")
+            descriptors = [found for found in self._read() if _name(found) != entry.name]
+            self._write([*descriptors, _to_json(entry)])
+
+    def find(self, name: str) -> Content | None:
+        """The complete image of that name; a damaged one counts as absent."""
+        return self._first(lambda entry: entry.name == name)
+
+    def find_resolved(self, repository: str, digest: str) -> Content | None:
+        """A complete image that came from `repository` (with its registry) as `digest`, under whatever tag."""
+        prefixes = (f"{repository}:", f"{repository}@")
+        return self._first(lambda entry: entry.resolved_digest == digest and entry.name.startswith(prefixes))
+
+    def entries(self) -> list[Entry]:
+        """Every named image in the index, damaged ones too.
+
+        Raises:
+            UserError: index.json is not one.
+        """
+        with translated(self.directory, "read"):
+            return [entry for found in self._read() if (entry := _from_json(found)) is not None]
+
+    def size_bytes(self, entry: Entry) -> int:
+        """The lengths of the image's blobs together, as its manifest says."""
+        manifest = self._manifest(entry.manifest)
+        blobs = (manifest.config, *manifest.layers) if isinstance(manifest, Manifest) else ()
+        return entry.manifest.size + sum(blob.size for blob in {blob.digest: blob for blob in blobs}.values())
+
+    def remove(self, name: str, *, in_use: Collection[str]) -> None:
+        """Remove the name, and the blobs of its image that no other image needs.
+
+        Args:
+            in_use: Digests of blobs that stay whatever happens (modules of running containers).
+
+        Raises:
+            NotFoundError: There is no such name.
+            RetryableError: The lock is held for too long, or the disk failed.
+        """
+        self.prepare()
+        with translated(self.directory, "remove from"), self._locked():
+            descriptors = self._read()
+            gone = [found for found in descriptors if _name(found) == name]
+            if not gone:
+                raise NotFoundError(f"image {name} is not in the store", hint="`wasmlet images` lists what is")
+            kept = [found for found in descriptors if _name(found) != name]
+            # The entry goes first: killed in between, we leave orphans, never an image without its blobs.
+            self._write(kept)
+            for digest in self._reachable(gone) - self._reachable(kept) - set(in_use):
+                self.path(digest).unlink(missing_ok=True)
+
+    def _first(self, fits: Callable[[Entry], bool]) -> Content | None:
+        with translated(self.directory, "read"):
+            for entry in self.entries():
+                if fits(entry) and (content := self._content(entry)) is not None:
+                    return content
+        return None
+
+    def _content(self, entry: Entry) -> Content | None:
+        manifest = self._manifest(entry.manifest)
+        if not isinstance(manifest, Manifest) or not all(self.holds(layer) for layer in manifest.layers):
+            return None
+        config = self._small(manifest.config)
+        return None if config is None else Content(entry, manifest, config)
+
+    def _manifest(self, descriptor: Descriptor) -> Manifest | Index | None:
+        content = self._small(descriptor)
+        if content is None:
+            return None
+        try:
+            return parse(content, descriptor.media_type)
+        except UserError:
+            return None  # Another tool's, of a kind that we do not read.
+
+    def _small(self, blob: Descriptor) -> bytes | None:
+        """The content of a small blob whose digest is right, else None."""
+        if blob.size > MAX_MANIFEST_BYTES or not self.holds(blob):
+            return None
+        content = read_if_present(self.path(blob.digest))
+        return content if content is not None and digest_of(content) == blob.digest else None
+
+    def _reachable(self, descriptors: list[dict[str, Any]]) -> set[str]:
+        """The digests that these index entries need, through nested indexes."""
+        digests: set[str] = set()
+        waiting = [found for found in map(_descriptor, descriptors) if found is not None]
+        while waiting:
+            blob = waiting.pop()
+            if blob.digest in digests:
+                continue
+            digests.add(blob.digest)
+            manifest = self._manifest(blob)
+            if isinstance(manifest, Manifest):
+                digests.update(child.digest for child in (manifest.config, *manifest.layers))
+            elif isinstance(manifest, Index):
+                waiting.extend(manifest.manifests)
+        return digests
+
+    def _read(self) -> list[dict[str, Any]]:
+        """The raw entries of index.json; those of other tools must survive our changes unread."""
+        content = read_if_present(self._index)
+        if not content:
+            return []
+        try:
+            return msgspec.json.decode(content, type=_RawIndex).manifests
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise UserError(
+                f"{self._index} is not an OCI index: {error}", hint="repair it, or delete it and pull the images again"
+            ) from error
+
+    def _write(self, descriptors: list[dict[str, Any]]) -> None:
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}
+        write_atomically(self._index, msgspec.json.encode(document))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        descriptor = os.open(self.directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            give_up = time.monotonic() + LOCK_WAIT_SECONDS
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > give_up:
+                        raise RetryableError(
+                            f"the image store {self.directory} is locked by another process since "
+                            f"{LOCK_WAIT_SECONDS:.0f} s",
+                            hint=f"see who holds it: lsof {self.directory / 'lock'}",
+                        ) from None
+                    time.sleep(_LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+class _RawIndex(msgspec.Struct):
+    manifests: list[dict[str, Any]] = []
+
+
+def _name(raw: dict[str, Any]) -> str:
+    annotations = raw.get("annotations")
+    name = annotations.get(REFERENCE_NAME) if isinstance(annotations, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _descriptor(raw: dict[str, Any]) -> Descriptor | None:
+    try:
+        return msgspec.convert(raw, Descriptor)
+    except msgspec.ValidationError:
+        return None
+
+
+def _from_json(raw: dict[str, Any]) -> Entry | None:
+    name, manifest = _name(raw), _descriptor(raw)
+    if not name or manifest is None or manifest.media_type in INDEX_TYPES:
+        return None
+    annotations = manifest.annotations or {}
+    resolved = annotations.get(RESOLVED_DIGEST, manifest.digest)
+    return Entry(name, manifest, resolved if is_digest(resolved) else manifest.digest, annotations.get(STORED_AT, ""))
+
+
+def _to_json(entry: Entry) -> dict[str, Any]:
+    return {
+        "mediaType": entry.manifest.media_type,
+        "digest": entry.manifest.digest,
+        "size": entry.manifest.size,
+        "annotations": {
+            REFERENCE_NAME: entry.name,
+            RESOLVED_DIGEST: entry.resolved_digest,
+            STORED_AT: entry.stored_at or datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+        },
+    }

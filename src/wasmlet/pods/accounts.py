@@ -1,0 +1,73 @@
+"""What is said of a pod to people and programs outside: the wire documents of the local API.
+
+Imports little, so that a command that only shows a pod starts fast.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from wasmlet.kube.types import Pod
+from wasmlet.pods.facts import Failure
+
+
+class Document(msgspec.Struct, rename="camel", kw_only=True):
+    """Base: camelCase on the wire, unknown fields ignored."""
+
+
+class News(Document):
+    """An event in the sense of `kubectl describe`: something that happened to a pod, for people.
+
+    `kind` is "Normal" or "Warning"; `container` is "" for the pod itself; `moment` is seconds since the epoch.
+    """
+
+    moment: float
+    kind: str
+    reason: str
+    message: str
+    container: str = ""
+
+
+class Progress(Document):
+    """Long work under way for a container: `stage` is "pull" or "compile"; sizes are bytes, 0 when unknown."""
+
+    container: str
+    stage: str
+    subject: str
+    done_bytes: int = 0
+    total_bytes: int = 0
+
+
+class Run(Document):
+    """One attempt of a container, with what a terminal needs to follow it."""
+
+    container: str
+    attempt: int
+    sandbox: str
+    log: str
+    engine_socket: str
+    started: bool
+    exit_code: int | None
+
+
+class Account(Document):
+    """All there is to say about a pod.
+
+    `stage` is a value of `plan.Stage`; `exit_code` is set once the pod has ended for good; `failures` are steps that
+    failed and are tried again, by container ("" is the pod itself).
+    """
+
+    pod: Pod
+    stage: str
+    exit_code: int | None
+    runs: list[Run]
+    failures: dict[str, Failure]
+    news: list[News] = []
+
+
+class Frame(Document, omit_defaults=True):
+    """One line of a watch: exactly one field is set."""
+
+    account: Account | None = None
+    news: News | None = None
+    progress: Progress | None = None

@@ -1,0 +1,74 @@
+"""A pod with the ConfigMaps and Secrets that came with it, and where its files are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from wasmlet.base.files import read_if_present, write_atomically
+from wasmlet.kube.objects import Documents
+from wasmlet.kube.types import ConfigMap, Pod, Secret
+
+FILE_NAME = "pod.json"
+
+
+class Bundle(msgspec.Struct, rename="camel", kw_only=True):
+    """What a user submits: one pod, and the configuration objects it may refer to (stand-alone mode).
+
+    `attached` says that a terminal waits for the pod: it is removed when it has ended.
+    """
+
+    pod: Pod
+    config_maps: list[ConfigMap] = []
+    secrets: list[Secret] = []
+    attached: bool = False
+
+    @property
+    def uid(self) -> str:
+        """The pod's UID, its identity."""
+        return self.pod.metadata.uid
+
+    def documents(self) -> Documents:
+        """The configuration objects as a source for volumes and environments."""
+        return Documents(config_maps=self.config_maps, secrets=self.secrets)
+
+
+def save(directory: Path, bundle: Bundle) -> None:
+    """Write it below the pod's directory; it holds Secrets, so only its owner may read it."""
+    write_atomically(directory / FILE_NAME, msgspec.json.encode(bundle), mode=0o600)
+
+
+def load(directory: Path) -> Bundle | None:
+    """The saved bundle; None when there is none that can be read."""
+    content = read_if_present(directory / FILE_NAME)
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Bundle)
+    except msgspec.DecodeError:
+        return None
+
+
+class Places:
+    """The directories of one pod. Names are checked when a pod is admitted, so they can be joined to paths.
+
+    Args:
+        pods: The directory that holds one directory for each pod UID.
+        logs: The log root; `/var/log/pods` for a node that has the machine for itself.
+    """
+
+    def __init__(self, pods: Path, logs: Path, pod: Pod) -> None:
+        meta = pod.metadata
+        self.pod = pods / meta.uid
+        self.logs = logs / f"{meta.namespace}_{meta.name}_{meta.uid}"
+
+    def attempt(self, container: str, number: int) -> Path:
+        """What one attempt of a container has: its root directory and its exit file."""
+        return self.pod / "containers" / container / str(number)
+
+    def exit_file(self, container: str, number: int) -> Path:
+        """Written by the engine before it sends the exited event."""
+        return self.attempt(container, number) / "exit.json"
+
+    def log_file(self, container: str, number: int) -> Path:
+        """CRI log of one attempt, named by its restart count (contract section 8)."""
+        return self.logs / container / f"{number}.log"

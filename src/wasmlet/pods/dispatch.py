@@ -1,0 +1,151 @@
+"""Which worker serves which pod: one for each UID, never for a name.
+
+A source (a terminal, a manifest, later the watch of the API server) submits bundles and asks for their end; a worker
+that has nothing left to do ends, and its pod's files are removed when the source asked for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError
+from wasmlet.base.tasks import Tasks
+from wasmlet.kube.types import Pod
+from wasmlet.pods import bundle as bundles
+from wasmlet.pods import facts
+from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.rooms import Rooms
+from wasmlet.pods.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatch:
+    """Every pod of this agent."""
+
+    def __init__(self, rooms: Rooms) -> None:
+        self._rooms = rooms
+        self._workers: dict[str, Worker] = {}
+        self._tasks = Tasks()
+        rooms.settings.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        rooms.settings.log_directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+
+    def __repr__(self) -> str:
+        return f"<Dispatch {list(self._workers.values())}>"
+
+    def load(self) -> int:
+        """Take up the pods that an earlier agent left; returns how many. Engines have to be adopted before."""
+        for directory in sorted(self._rooms.settings.directory.iterdir()):
+            bundle = bundles.load(directory)
+            if bundle is None or bundle.uid != directory.name:
+                logger.error("pod directory without a pod", extra={"directory": str(directory)})
+                continue
+            self._serve(Worker(self._rooms, bundle, facts.load(directory), fresh=False))
+        return len(self._workers)
+
+    async def close(self) -> None:
+        """Let go of every pod; their sandboxes run on."""
+        await self._tasks.close()
+
+    # --- what sources ask ---------------------------------------------------------------------------------------------
+
+    def submit(self, bundle: Bundle) -> Worker:
+        """Take a new pod.
+
+        Raises:
+            ConflictError: A pod with this UID is here; or a detached one would share its name with a living pod.
+            RetryableError: The disk is full; nothing is kept.
+        """
+        if bundle.uid in self._workers:
+            raise ConflictError(f"a pod with UID {bundle.uid} is here already")
+        meta = bundle.pod.metadata
+        if not bundle.attached and any(not each.bundle.attached for each in self.named(meta.namespace, meta.name)):
+            raise ConflictError(
+                f"pod {meta.namespace}/{meta.name} is here already", hint=f"remove it first: wasmlet rm {meta.name}"
+            )
+        directory = self._rooms.settings.directory / bundle.uid
+        try:
+            directory.mkdir(mode=0o750)
+            bundles.save(directory, bundle)
+        except OSError as error:
+            _remove_empty(directory)
+            raise RetryableError(
+                f"cannot keep pod {meta.name} in {directory}: {error.strerror}", hint="see to the disk and its space"
+            ) from error
+        worker = Worker(self._rooms, bundle, None, fresh=True)
+        self._serve(worker)
+        return worker
+
+    def end(self, uid: str, *, grace_seconds: float | None = None, remove: bool = True) -> None:
+        """Have a pod end. Raises NotFoundError when there is none of that UID."""
+        worker = self.get(uid)
+        worker.end(grace_seconds=grace_seconds, remove=remove)
+        if worker.is_gone:
+            self._ended(worker)
+
+    def wake(self, uid: str) -> None:
+        """One of the pod's sandboxes changed (the engines' `on_change`)."""
+        if (worker := self._workers.get(uid)) is not None:
+            worker.wake()
+
+    def get(self, uid: str) -> Worker:
+        """The worker of that pod. Raises NotFoundError."""
+        try:
+            return self._workers[uid]
+        except KeyError:
+            raise NotFoundError(f"there is no pod with UID {uid}") from None
+
+    def has(self, uid: str) -> bool:
+        """Whether there is a pod of that UID."""
+        return uid in self._workers
+
+    def named(self, namespace: str, name: str) -> list[Worker]:
+        """The pods of that name; attached ones may share it."""
+        return [each for each in self._workers.values() if _is(each.bundle.pod, namespace, name)]
+
+    @property
+    def workers(self) -> Iterable[Worker]:
+        """All pods, in the order in which they came."""
+        return list(self._workers.values())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no pod here lives."""
+        return all(worker.is_gone for worker in self._workers.values())
+
+    # --- serving ------------------------------------------------------------------------------------------------------
+
+    def _serve(self, worker: Worker) -> None:
+        self._workers[worker.bundle.uid] = worker
+        self._tasks.start(self._run(worker), name=f"pod {worker.bundle.uid}")
+
+    async def _run(self, worker: Worker) -> None:
+        """A worker that fails is a fault of wasmlet: it is logged, and the pod taken up again from its facts."""
+        while True:
+            try:
+                await worker.run()
+                break
+            except Exception:
+                logger.exception("worker failed", extra={"pod": worker.bundle.uid})
+                await asyncio.sleep(self._rooms.settings.sync_seconds)
+        self._ended(worker)
+
+    def _ended(self, worker: Worker) -> None:
+        deletion = worker.facts.deletion
+        if deletion is not None and deletion.remove and self._workers.pop(worker.bundle.uid, None) is not None:
+            worker.remove()
+            self._rooms.listener.removed(worker.bundle.uid)
+
+
+def _is(pod: Pod, namespace: str, name: str) -> bool:
+    return (pod.metadata.namespace, pod.metadata.name) == (namespace, name)
+
+
+def _remove_empty(directory: Path) -> None:
+    for name in (bundles.FILE_NAME, facts.FILE_NAME):
+        (directory / name).unlink(missing_ok=True)
+    if directory.is_dir():
+        directory.rmdir()

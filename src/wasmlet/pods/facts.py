@@ -1,0 +1,158 @@
+"""What happened to a pod, saved; everything else about it is derived (plan, status).
+
+Facts only grow, but for the attempts of a container: the last and the one before it are kept. They are written by
+rename after each step and read back when the agent starts, so a killed agent goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from wasmlet.base.files import read_if_present, write_atomically
+
+FILE_NAME = "facts.json"
+
+
+class Fact(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
+    """Base; moments are seconds since the epoch, None means it has not happened."""
+
+
+class Stopping(Fact):
+    """The agent has asked a sandbox to end.
+
+    `reason` is "deleted", "deadline", "unhealthy", "restart-all" or "finished" (a sidecar whose pod has ended).
+    """
+
+    at: float
+    grace_seconds: float
+    reason: str
+
+
+class Unhealthy(Fact):
+    """A liveness or startup probe has failed for good: the container is to be killed and its policy applies."""
+
+    probe: str
+    at: float
+    grace_seconds: float | None = None
+
+
+class Attempt(Fact):
+    """One start of a container. Saved before the engine is asked, so that no start is ever forgotten.
+
+    `number` is the restart count it stands for; `id` the sandbox's id; `engine` the engine's. `probed_started` and
+    `probed_ready` are the last verdicts of the startup and readiness probes, so that they outlive the agent.
+    The termination message is read from `termination_path` below `termination_root` ("" when there is no file).
+    """
+
+    number: int
+    id: str
+    engine: str
+    created_at: float
+    image: str = ""
+    image_id: str = ""
+    started_at: float | None = None
+    finished_at: float | None = None
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+    termination_root: str = ""
+    termination_path: str = ""
+    stopping: Stopping | None = None
+    probed_started: bool = False
+    probed_ready: bool = False
+    unhealthy: Unhealthy | None = None
+
+
+class Failure(Fact):
+    """A step that failed and is tried again: why, how often in a row, and when next.
+
+    `stage` is "image", "config", "create" or "volumes"; `shown` is the waiting reason that the status gives; `cause`
+    is the error's own reason (`MissingImport`) and `fault` its owner. `not_found`: an image or object is not there.
+    """
+
+    stage: str
+    shown: str
+    message: str
+    cause: str
+    fault: str
+    at: float
+    count: int
+    retry_at: float
+    not_found: bool = False
+
+
+class ContainerFacts(Fact):
+    """A container's last two attempts, its latest failure to start, and its crash back-off (contract 4.6)."""
+
+    attempts: list[Attempt] = []
+    failure: Failure | None = None
+    back_off_seconds: float = 0.0
+    back_off_at: float = 0.0
+
+    @property
+    def last(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+
+class Deletion(Fact):
+    """Somebody wants the pod to end; the smallest grace seen counts (contract 4.7).
+
+    With `remove`, nothing of the pod is kept once it has ended.
+    """
+
+    at: float
+    grace_seconds: float
+    remove: bool = True
+
+
+class Verdict(Fact):
+    """A pod-level end with its reason: a refusal at admission, or a deadline."""
+
+    phase: str
+    reason: str
+    message: str
+    at: float
+
+
+class Facts(Fact):
+    """Everything saved about one pod."""
+
+    uid: str
+    seen_at: float
+    pod_ip: str = ""
+    admitted_at: float | None = None
+    verdict: Verdict | None = None
+    volumes_at: float | None = None
+    volume_failure: Failure | None = None
+    containers: dict[str, ContainerFacts] = {}
+    restart_all_at: float | None = None
+    deletion: Deletion | None = None
+    ended_at: float | None = None
+    torn_down_at: float | None = None
+
+    def container(self, name: str) -> ContainerFacts:
+        """The facts of a container, made when they are missing."""
+        return self.containers.setdefault(name, ContainerFacts())
+
+
+def sandbox_id(uid: str, container: str, number: int) -> str:
+    """The id of an attempt's sandbox, known before the act: hash(pod UID, container name, attempt)."""
+    return hashlib.sha256(f"{uid}/{container}/{number}".encode()).hexdigest()[:40]
+
+
+def save(directory: Path, facts: Facts) -> None:
+    """Write the facts of the pod whose directory is `directory`. Raises OSError when the disk is full."""
+    write_atomically(directory / FILE_NAME, msgspec.json.encode(facts), mode=0o640)
+
+
+def load(directory: Path) -> Facts | None:
+    """The saved facts; None when there are none, or none that can be read (torn by a power cut)."""
+    content = read_if_present(directory / FILE_NAME)
+    try:
+        return None if content is None else msgspec.json.decode(content, type=Facts)
+    except msgspec.DecodeError:
+        return None

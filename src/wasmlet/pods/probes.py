@@ -1,0 +1,212 @@
+"""Liveness, readiness and startup probes (kubelet-contract section 5).
+
+`Tally` counts results without I/O; `Prober` runs one task for each (container attempt, kind) and tells the pod's
+worker about a changed verdict, which the worker saves as a fact.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import ipaddress
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wasmlet.base.tasks import Tasks
+from wasmlet.kube.types import Container, Pod, Probe
+from wasmlet.pods.facts import Facts
+from wasmlet.pods.plan import all_containers, has_started
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 10 * 1024
+HANDLER_TRIES = 3
+"""An error of the prober itself (not a failure of the container) is retried this often at once."""
+
+
+class Result(enum.Enum):
+    """One probe's outcome; UNKNOWN is an error of the prober and changes no verdict."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    UNKNOWN = "unknown"
+
+
+@dataclass
+class Tally:
+    """Counts results in a row, and says when a threshold is reached."""
+
+    success_threshold: int
+    failure_threshold: int
+    last: Result | None = None
+    run: int = 0
+
+    def add(self, result: Result) -> Result | None:
+        """The verdict that this result completes; None while below its threshold, or for UNKNOWN."""
+        if result is Result.UNKNOWN:
+            return None
+        self.run = self.run + 1 if result is self.last else 1
+        self.last = result
+        needed = self.success_threshold if result is Result.SUCCESS else self.failure_threshold
+        return result if self.run >= needed else None
+
+
+@dataclass(frozen=True)
+class Key:
+    """A probe of one attempt of one container."""
+
+    container: str
+    sandbox: str
+    kind: str
+
+
+Report = Callable[[Key, Result, str], None]
+"""Called with each verdict, also when it repeats the one before; the text is what the probe saw."""
+
+
+class Prober:
+    """The probes of one pod.
+
+    Args:
+        report: Told every verdict.
+        period_scale: Tests shorten every period and delay by it.
+    """
+
+    def __init__(self, *, report: Report, period_scale: float = 1.0) -> None:
+        self._report = report
+        self._scale = period_scale
+        self._tasks = Tasks()
+        self._running: dict[Key, asyncio.Task[None]] = {}
+
+    def sync(self, pod: Pod, facts: Facts, *, fresh: bool) -> None:
+        """Start the probes that should run by these facts and end the others.
+
+        Args:
+            fresh: False just after the agent's start, when the first probes are spread over their period.
+        """
+        wanted = dict(_wanted(pod, facts))
+        for key in set(self._running) - set(wanted):
+            self._running.pop(key).cancel()
+        for key in set(wanted) - set(self._running):
+            coroutine = self._run(key, wanted[key], pod, facts.pod_ip, fresh=fresh)
+            self._running[key] = self._tasks.start(coroutine, name=f"probe {key.kind} {key.container}")
+
+    async def close(self) -> None:
+        """End all probes."""
+        self._running.clear()
+        await self._tasks.close()
+
+    async def _run(self, key: Key, probe: Probe, pod: Pod, pod_ip: str, *, fresh: bool) -> None:
+        container = next(each for each in all_containers(pod) if each.name == key.container)
+        tally = Tally(probe.success_threshold, probe.failure_threshold)
+        delay = probe.initial_delay_seconds if fresh else random.random() * probe.period_seconds  # noqa: S311
+        while True:
+            await asyncio.sleep(delay * self._scale)
+            result, text = await self._probe(container, probe, pod_ip)
+            verdict = tally.add(result)
+            if verdict is not None or result is Result.UNKNOWN:
+                self._report(key, verdict or Result.UNKNOWN, text)
+            delay = probe.period_seconds
+
+    async def _probe(self, container: Container, probe: Probe, pod_ip: str) -> tuple[Result, str]:
+        result, text = Result.UNKNOWN, ""
+        for _ in range(HANDLER_TRIES):
+            result, text = await _once(container, probe, pod_ip, timeout_seconds=probe.timeout_seconds)
+            if result is not Result.UNKNOWN:
+                break
+        return result, text
+
+
+def _wanted(pod: Pod, facts: Facts) -> list[tuple[Key, Probe]]:
+    """Apps and sidecars only; a startup probe holds the others back; terminating leaves readiness alone."""
+    found = []
+    ending = facts.deletion is not None or facts.verdict is not None
+    for container in all_containers(pod):
+        attempt = facts.container(container.name).last
+        if attempt is None or attempt.started_at is None or attempt.finished_at is not None:
+            continue
+        started = has_started(container, attempt)
+        for kind, probe in (
+            ("startup", container.startup_probe if not started and not ending else None),
+            ("liveness", container.liveness_probe if started and not ending else None),
+            ("readiness", container.readiness_probe if started else None),
+        ):
+            if probe is not None and (kind == "readiness" or attempt.unhealthy is None):
+                found.append((Key(container.name, attempt.id, kind), probe))
+    return found
+
+
+# --- handlers ---------------------------------------------------------------------------------------------------------
+
+
+async def _once(container: Container, probe: Probe, pod_ip: str, *, timeout_seconds: float) -> tuple[Result, str]:
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            if probe.http_get is not None:
+                return await _http(container, probe, pod_ip)
+            if probe.tcp_socket is not None:
+                return await _tcp(container, probe, pod_ip)
+    except TimeoutError:
+        return Result.FAILURE, f"no answer within {timeout_seconds:g} s"
+    kind = "exec" if probe.exec is not None else "grpc" if probe.grpc is not None else "empty"
+    return Result.UNKNOWN, f"{kind} probes cannot be run by this version of wasmlet"
+
+
+async def _http(container: Container, probe: Probe, pod_ip: str) -> tuple[Result, str]:
+    import aiohttp  # noqa: PLC0415  # only pods with http probes pay for the import
+
+    action = probe.http_get
+    assert action is not None
+    port = resolve_port(container, action.port)
+    if port is None:
+        return Result.UNKNOWN, f"no port is named {action.port!r}"
+    headers = {"User-Agent": "kube-probe/1.36", "Accept": "*/*"}
+    for header in action.http_headers:
+        headers[header.name] = header.value
+    headers = {name: value for name, value in headers.items() if value}
+    scheme = (action.scheme or "HTTP").lower()
+    url = f"{scheme}://{_bracketed(action.host or pod_ip)}:{port}{_absolute(action.path)}"
+    try:
+        connector = aiohttp.TCPConnector(force_close=True, ssl=False)
+        async with aiohttp.ClientSession(connector=connector) as session, session.get(url, headers=headers) as response:
+            await response.content.read(MAX_BODY_BYTES)
+            if 200 <= response.status < 400:
+                return Result.SUCCESS, ""
+            return Result.FAILURE, f"HTTP probe failed with statuscode: {response.status}"
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        return Result.FAILURE, f'Get "{url}": {error}'
+
+
+async def _tcp(container: Container, probe: Probe, pod_ip: str) -> tuple[Result, str]:
+    action = probe.tcp_socket
+    assert action is not None
+    port = resolve_port(container, action.port)
+    if port is None:
+        return Result.UNKNOWN, f"no port is named {action.port!r}"
+    try:
+        _, writer = await asyncio.open_connection(action.host or pod_ip, port)
+    except OSError as error:
+        return Result.FAILURE, f"dial tcp {_bracketed(action.host or pod_ip)}:{port}: {error.strerror or error}"
+    writer.close()
+    return Result.SUCCESS, ""
+
+
+def resolve_port(container: Container, port: int | str) -> int | None:
+    """The number of a port given by number, by digits, or by a containerPort's name; None when no port has it."""
+    if isinstance(port, int):
+        return port
+    named = (each.container_port for each in container.ports if each.name == port)
+    return int(port) if port.isdigit() else next(named, None)
+
+
+def _bracketed(host: str) -> str:
+    try:
+        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
+    except ValueError:
+        return host
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith("/") else f"/{path}"

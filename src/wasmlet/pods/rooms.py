@@ -1,0 +1,71 @@
+"""What the pods room is given by the composition root: the other rooms, its settings, and where its news goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from wasmlet.base.clock import Clock, system_clock
+from wasmlet.images.credentials import Credential
+from wasmlet.images.library import Library
+from wasmlet.kube.types import Pod
+from wasmlet.pods.accounts import News, Progress
+from wasmlet.pods.restarts import BackOff
+from wasmlet.sandbox.artifacts import Artifacts
+from wasmlet.sandbox.engines import Engines
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How pods are run.
+
+    Attributes:
+        directory: One sub-directory for each pod UID.
+        log_directory: The log root.
+        node_name: What `spec.nodeName` says to a guest.
+        host_ips: The node's addresses.
+        back_off: Of crashes and image pulls.
+        sync_seconds: After how long a step that failed for other reasons is tried again (kubelet: 10 s).
+        probe_scale: Tests shorten the periods of probes by it; 1 is real time.
+        allocatable: Node allocatable by resource, for resourceFieldRef without a limit; quantities.
+    """
+
+    directory: Path
+    log_directory: Path
+    node_name: str
+    host_ips: tuple[str, ...] = ()
+    back_off: BackOff = field(default_factory=BackOff)
+    sync_seconds: float = 10.0
+    probe_scale: float = 1.0
+    allocatable: dict[str, str] = field(default_factory=dict)
+
+
+class Listener(Protocol):
+    """Where a pod's news goes: watchers on the local socket, later the API server too."""
+
+    def changed(self, uid: str) -> None:
+        """The pod's status may be another."""
+
+    def removed(self, uid: str) -> None:
+        """The pod and all its files are gone."""
+
+    def news(self, pod: Pod, news: News) -> None:
+        """Something happened."""
+
+    def progress(self, uid: str, progress: Progress) -> None:
+        """Long work goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rooms:
+    """The rooms below, built by `agent`."""
+
+    settings: Settings
+    library: Library
+    artifacts: Artifacts
+    engines: Engines
+    listener: Listener
+    credentials: Callable[[], tuple[Credential, ...]] = tuple
+    clock: Clock = system_clock

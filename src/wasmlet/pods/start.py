@@ -1,0 +1,432 @@
+"""The one long step of a pod: starting a container.
+
+Image → artifact → environment → root directory → attempt saved → sandbox. What fails before the attempt is saved
+leaves a `Failure` with the standard reason, and the plan tries again; the stage says which reason (contract 4.4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from wasmlet.base import beneath, clock, quantity
+from wasmlet.base.errors import Fault, GuestError, NotFoundError, WasmletError
+from wasmlet.base.files import read_if_present
+from wasmlet.images import library
+from wasmlet.images.credentials import Credential, parse_docker_config, parse_legacy_docker_config
+from wasmlet.images.library import Image
+from wasmlet.kube.objects import secret_content
+from wasmlet.kube.types import Container, Volume
+from wasmlet.pods import environment, facts, hosts, plan, restarts
+from wasmlet.pods.accounts import Progress
+from wasmlet.pods.bundle import Places
+from wasmlet.pods.facts import Attempt, Failure
+from wasmlet.pods.rooms import Rooms
+from wasmlet.sandbox import protocol
+from wasmlet.sandbox.client import EngineBusyError, EngineGoneError
+from wasmlet.sandbox.engines import PoolKey
+from wasmlet.sandbox.logs import LogReader
+from wasmlet.volumes import mount, root
+from wasmlet.volumes.fields import PodFields
+from wasmlet.volumes.root import GuestMount, RootFile, TerminationFile
+from wasmlet.volumes.volume import HostVolume
+
+if TYPE_CHECKING:
+    from wasmlet.pods.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+ENGINE_TRIES = 4
+"""How many engines are asked before a start counts as failed; each refusal opens a new one."""
+
+RESOLV_CONF = Path("/etc/resolv.conf")
+FALLBACK_LINES = 80
+FALLBACK_BYTES = 2048
+KEPT_ATTEMPTS = 2
+
+_SHOWN = {
+    "image": "ErrImagePull",
+    "config": "CreateContainerConfigError",
+    "create": "CreateContainerError",
+}
+_OWN_IMAGE_REASONS = ("ErrImageNeverPull", "InvalidImageName")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything a sandbox needs but for the engine that it goes to."""
+
+    image: Image
+    args: list[str]
+    env: list[protocol.EnvVar]
+    working_dir: str
+    mounts: list[protocol.Mount]
+    termination: TerminationFile | None
+    compiled: Mapping[str, protocol.Artifact] = field(default_factory=dict)
+
+
+class _StageError(Exception):
+    """An error, and the stage of the start in which it came."""
+
+    def __init__(self, stage: str, error: WasmletError) -> None:
+        super().__init__(str(error))
+        self.stage = stage
+        self.error = error
+
+
+class Starter:
+    """Starts the containers of one worker's pod."""
+
+    def __init__(self, rooms: Rooms, worker: Worker) -> None:
+        self._rooms = rooms
+        self._worker = worker
+        self._volumes: dict[str, HostVolume] = {}
+
+    async def set_up_volume(self, volume: Volume) -> HostVolume:
+        """Make the volume, or bring it up to date, and remember where it is."""
+        bundle = self._worker.bundle
+        made = await mount.set_up(
+            bundle.pod, volume, directory=self._worker.places.pod, objects=bundle.documents(), fields=self._fields()
+        )
+        self._volumes[volume.name] = made
+        return made
+
+    async def start(self, container: Container, number: int) -> None:
+        """Start attempt `number`, or leave a failure.
+
+        Raises:
+            InterruptedWorkError: The pod is to end; nothing was started.
+        """
+        own = self._worker.facts.container(container.name)
+        try:
+            prepared = await self._worker.unless_ending(self._prepare(container, number))
+            await self._put(container, number, prepared)
+        except _StageError as failed:
+            own.failure = self._failure(failed, own.failure)
+            self._tell_failure(container, own.failure)
+            return
+        own.failure = None
+        self._worker.tell("Normal", "Started", "Container started", container=container.name)
+
+    # --- before the attempt is saved ----------------------------------------------------------------------------------
+
+    async def _prepare(self, container: Container, number: int) -> _Plan:
+        with _stage("config"):
+            for volume in self._worker.bundle.pod.spec.volumes:
+                await self.set_up_volume(volume)
+        with _stage("image"):
+            image = await self._image(container)
+        with _stage("create"):
+            artifact = await self._artifact(container, image)
+        with _stage("config"):
+            variables = await self._environment(container, image)
+            command = environment.build_command(
+                container, variables, entrypoint=image.config.entrypoint, cmd=image.config.command
+            )
+            working_dir = environment.working_directory(
+                container, image_working_directory=image.config.working_directory
+            )
+        with _stage("create"):
+            made = await asyncio.to_thread(self._root, container, number, variables, working_dir)
+        name = command.command or (environment.Text(image.module_name),)
+        return _Plan(
+            image=image,
+            args=[text.value for text in (*name, *command.args)],
+            env=[protocol.EnvVar(name=each.name, value=each.value, secret=each.secret) for each in variables.variables],
+            working_dir=working_dir,
+            mounts=[
+                protocol.Mount(host_path=str(each.host_path), guest_path=each.guest_path, read_only=each.read_only)
+                for each in made.mounts
+            ],
+            termination=made.termination,
+            compiled={artifact[0]: artifact[1]},
+        )
+
+    async def _image(self, container: Container) -> Image:
+        started = self._rooms.clock()
+
+        def progress(each: library.Progress) -> None:
+            news = Progress(
+                container=container.name, stage="pull", subject=container.image,
+                done_bytes=each.received_bytes, total_bytes=each.total_bytes,
+            )  # fmt: skip
+            self._rooms.listener.progress(self._worker.bundle.uid, news)
+
+        image, pulled = await self._rooms.library.ensure(
+            container.image,
+            pull_policy=pull_policy(container),
+            credentials=[*await self._pull_secrets(), *self._rooms.credentials()],
+            progress=progress,
+        )
+        if pulled:
+            seconds = self._rooms.clock() - started
+            text = f'Successfully pulled image "{container.image}" in {seconds:.3f}s. '
+            text += f"Image size: {image.size_bytes} bytes."
+        else:
+            text = f'Container image "{container.image}" already present on machine'
+        self._worker.tell("Normal", "Pulled", text, container=container.name)
+        return image
+
+    async def _pull_secrets(self) -> list[Credential]:
+        """The logins of imagePullSecrets; a missing one is told and passed over (contract section 9)."""
+        bundle, found = self._worker.bundle, list[Credential]()
+        objects = bundle.documents()
+        for reference in bundle.pod.spec.image_pull_secrets:
+            try:
+                secret = await objects.secret(bundle.pod.metadata.namespace, reference.name)
+                content = secret_content(secret)
+                if ".dockerconfigjson" in content:
+                    found += parse_docker_config(content[".dockerconfigjson"], source=f"secret {reference.name}")
+                elif ".dockercfg" in content:
+                    found += parse_legacy_docker_config(content[".dockercfg"], source=f"secret {reference.name}")
+            except WasmletError as error:
+                text = f"Unable to retrieve some image pull secrets ({reference.name}); {error}"
+                self._worker.tell("Warning", "FailedToRetrieveImagePullSecret", text)
+        return found
+
+    async def _artifact(self, container: Container, image: Image) -> tuple[str, protocol.Artifact]:
+        """The artifact for engines of the present compatibility, under that value."""
+        handle = await self._rooms.engines.acquire(self._pool_key())
+        compatibility = handle.engine.compatibility
+
+        def on_compile() -> None:
+            news = Progress(
+                container=container.name, stage="compile", subject=image.module_name, total_bytes=image.size_bytes
+            )
+            self._rooms.listener.progress(self._worker.bundle.uid, news)
+
+        artifact, _ = await self._rooms.artifacts.ensure(
+            image.module, digest=image.digest, compatibility=compatibility, on_compile=on_compile
+        )
+        return compatibility, artifact
+
+    def _pool_key(self) -> PoolKey:
+        """Pods with other people's directories get an engine of their own (design section 3)."""
+        pod = self._worker.bundle.pod
+        foreign = any(volume.foreign for volume in self._volumes.values())
+        return PoolKey(pod.metadata.namespace, pod.metadata.uid if foreign else "")
+
+    def _fields(self) -> PodFields:
+        settings, pod_ip = self._rooms.settings, self._worker.facts.pod_ip
+        return PodFields(
+            node_name=settings.node_name,
+            host_ips=settings.host_ips,
+            pod_ips=(pod_ip,) if pod_ip else (),
+            allocatable=settings.allocatable,
+        )
+
+    async def _environment(self, container: Container, image: Image) -> environment.Environment:
+        bundle = self._worker.bundle
+        return await environment.build_environment(
+            bundle.pod,
+            container,
+            objects=bundle.documents(),
+            fields=self._fields(),
+            volumes=self._volumes,
+            image_env=[f"{name}={value}" for name, value in image.config.environment],
+            hostname=hosts.pod_names(bundle.pod, cluster_domain="").hostname,
+        )
+
+    def _root(
+        self, container: Container, number: int, variables: environment.Environment, working_dir: str
+    ) -> root.ContainerRoot:
+        attempt = self._worker.places.attempt(container.name, number)
+        attempt.mkdir(mode=0o750, parents=True, exist_ok=True)
+        mounts = [
+            GuestMount(
+                guest_path=each.mount_path,
+                volume=self._volumes[each.name],
+                sub_path=environment.expand_sub_path(each, variables),
+                read_only=each.read_only,
+            )
+            for each in container.volume_mounts
+        ]
+        context = container.security_context
+        return root.build_root(
+            attempt,
+            mounts=mounts,
+            files=self._own_files(),
+            directories=[working_dir],
+            termination_path=container.termination_message_path or None,
+            read_only=bool(context and context.read_only_root_filesystem),
+        )
+
+    def _own_files(self) -> dict[str, RootFile]:
+        """/etc/hosts, /etc/hostname and /etc/resolv.conf (contract 6.2)."""
+        pod, pod_ip = self._worker.bundle.pod, self._worker.facts.pod_ip
+        names = hosts.pod_names(pod, cluster_domain="")
+        node_file = (read_if_present(RESOLV_CONF) or b"").decode(errors="replace")
+        resolved = hosts.resolv_conf(pod, cluster_dns=(), cluster_domain="", node_file=node_file)
+        hosts_text = hosts.hosts_file(names, [pod_ip] if pod_ip else [], pod.spec.host_aliases)
+        return {
+            "/etc/hosts": RootFile(hosts_text.encode()),
+            "/etc/hostname": RootFile(f"{names.hostname}\n".encode()),
+            "/etc/resolv.conf": RootFile(resolved.content.encode()),
+        }
+
+    # --- the attempt --------------------------------------------------------------------------------------------------
+
+    async def _put(self, container: Container, number: int, prepared: _Plan) -> None:
+        """Save the attempt, then ask an engine; engines that take no more are passed over."""
+        with _stage("create"):
+            for _ in range(ENGINE_TRIES):
+                handle = await self._rooms.engines.acquire(self._pool_key())
+                artifact = prepared.compiled.get(handle.engine.compatibility)
+                if artifact is None:
+                    _, artifact = await self._artifact(container, prepared.image)
+                attempt = self._save_attempt(container, number, prepared, engine=handle.record.id)
+                spec = self._spec(container, number, prepared, artifact)
+                try:
+                    sandbox = await self._rooms.engines.put(attempt.id, spec, engine=handle.record.id)
+                except EngineBusyError:
+                    continue
+                except EngineGoneError:
+                    return  # the worker finds the engine gone, and the container's policy applies
+                except WasmletError as error:
+                    self._drop_attempt(container, attempt)
+                    if error.reason == "Artifact":
+                        self._rooms.artifacts.discard(artifact)
+                    raise
+                if sandbox.started_at is not None:
+                    attempt.started_at = clock.from_text(sandbox.started_at)
+                return
+            self._drop_attempt(container, attempt)
+            raise WasmletError(f"{ENGINE_TRIES} engines refused {container.name}: their budgets are used up")
+
+    def _save_attempt(self, container: Container, number: int, prepared: _Plan, *, engine: str) -> Attempt:
+        own = self._worker.facts.container(container.name)
+        now, back_off = self._rooms.clock(), self._rooms.settings.back_off
+        if own.last is not None and own.last.number == number:
+            own.attempts.pop()
+        elif own.last is not None:
+            own.back_off_seconds = restarts.next_back_off(own, own.last.finished_at or now, back_off)
+            own.back_off_at = now
+        attempt = Attempt(
+            number=number,
+            id=facts.sandbox_id(self._worker.bundle.uid, container.name, number),
+            engine=engine,
+            created_at=now,
+            image=prepared.image.reference,
+            image_id=prepared.image.image_id,
+            termination_root=str(prepared.termination.root) if prepared.termination else "",
+            termination_path=prepared.termination.relative if prepared.termination else "",
+        )
+        own.attempts.append(attempt)
+        facts.save(self._worker.places.pod, self._worker.facts)
+        for old in own.attempts[:-KEPT_ATTEMPTS]:
+            self._remove_old(container.name, old.number)
+        del own.attempts[:-KEPT_ATTEMPTS]
+        return attempt
+
+    def _drop_attempt(self, container: Container, attempt: Attempt) -> None:
+        """The engine refused it: nothing of it remains, and its number is free."""
+        self._worker.facts.container(container.name).attempts.remove(attempt)
+        self._remove_old(container.name, attempt.number)
+
+    def _remove_old(self, container: str, number: int) -> None:
+        places = self._worker.places
+        with contextlib.suppress(WasmletError, OSError):
+            beneath.remove_tree(places.pod, f"containers/{container}/{number}")
+        for log in places.log_file(container, number).parent.glob(f"{number}.log*"):
+            log.unlink(missing_ok=True)
+
+    def _spec(
+        self, container: Container, number: int, prepared: _Plan, artifact: protocol.Artifact
+    ) -> protocol.SandboxSpec:
+        pod, places = self._worker.bundle.pod, self._worker.places
+        limit = container.resources.limits.get("memory")
+        return protocol.SandboxSpec(
+            pod_uid=pod.metadata.uid,
+            pod_namespace=pod.metadata.namespace,
+            pod_name=pod.metadata.name,
+            container=container.name,
+            attempt=number,
+            artifact=artifact,
+            args=prepared.args,
+            env=prepared.env,
+            working_dir=prepared.working_dir,
+            mounts=prepared.mounts,
+            stdin=container.stdin,
+            stdin_once=container.stdin_once,
+            log=protocol.Log(path=str(places.log_file(container.name, number))),
+            exit_file=str(places.exit_file(container.name, number)),
+            memory_limit_bytes=None if limit is None else quantity.ceil(limit),
+        )
+
+    # --- failures -----------------------------------------------------------------------------------------------------
+
+    def _failure(self, failed: _StageError, before: Failure | None) -> Failure:
+        settings, error = self._rooms.settings, failed.error
+        shown = error.reason if error.reason in _OWN_IMAGE_REASONS else _SHOWN[failed.stage]
+        stage = "image" if error.fault is Fault.GUEST else failed.stage  # a guest that cannot run is retried rarely
+        now = self._rooms.clock()
+        delay = plan.retry_delay(before, stage=stage, back_off=settings.back_off, sync_seconds=settings.sync_seconds)
+        return Failure(
+            stage=stage, shown=shown, message=str(error), cause=error.reason, fault=error.fault.value, at=now,
+            not_found=failed.stage == "image" and isinstance(error, NotFoundError),
+            count=1 + (before.count if before else 0), retry_at=now + delay,
+        )  # fmt: skip
+
+    def _tell_failure(self, container: Container, failure: Failure) -> None:
+        text = f'Failed to pull image "{container.image}": {failure.message}'
+        if failure.shown != "ErrImagePull":
+            text = f"Error: {failure.message}"
+        self._worker.tell("Warning", "Failed", text, container=container.name)
+
+
+@contextlib.contextmanager
+def _stage(name: str) -> Iterator[None]:
+    """Give errors of the stage its name; errors of the disk become ours."""
+    try:
+        yield
+    except GuestError as error:
+        raise _StageError("create", error) from error
+    except WasmletError as error:
+        raise _StageError(name, error) from error
+    except OSError as error:
+        about = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        raise _StageError(name, WasmletError(about, hint="see to the node's disk")) from error
+
+
+def pull_policy(container: Container) -> Literal["Always", "IfNotPresent", "Never"]:
+    """The container's policy, or Kubernetes' default: Always for the tag latest or none (contract section 9)."""
+    if container.image_pull_policy == "Always":
+        return "Always"
+    if container.image_pull_policy == "Never":
+        return "Never"
+    if container.image_pull_policy == "IfNotPresent" or "@" in container.image:
+        return "IfNotPresent"
+    tag = container.image.rpartition("/")[2].partition(":")[2]
+    return "Always" if tag in ("", "latest") else "IfNotPresent"
+
+
+def read_end(places: Places, container: Container, attempt: Attempt, ended: protocol.Exit) -> str:
+    """The termination message: the guest's file, else (by policy) the end of its log, else what the engine says."""
+    if attempt.termination_root:
+        file = TerminationFile(Path(attempt.termination_root), attempt.termination_path)
+        if message := root.read_termination_message(file):
+            return message
+    if ended.message:
+        return ended.message
+    if container.termination_message_policy == "FallbackToLogsOnError" and ended.exit_code != 0:
+        return _log_tail(places.log_file(container.name, attempt.number))
+    return ""
+
+
+def _log_tail(path: Path) -> str:
+    reader, tail = LogReader(path), b""
+    try:
+        lines: list[bytes] = []
+        while found := reader.read():
+            lines = [*lines, *(line.content for line in found)][-FALLBACK_LINES:]
+        tail = b"".join(lines)[-FALLBACK_BYTES:]
+    except (OSError, ValueError) as error:
+        logger.warning("reading log failed", extra={"path": str(path), "error": str(error)})
+    finally:
+        reader.close()
+    return tail.decode(errors="replace")

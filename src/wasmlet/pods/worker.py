@@ -1,0 +1,337 @@
+"""One worker for each pod UID: it does the plan's next step, saves the fact that the step made, and goes on.
+
+News comes by one slot each (newest wins): a changed pod, a deletion, "something happened to a sandbox". A step that
+has not reached an engine yet is given up when the pod is to end; from the moment when an attempt is saved until the
+engine has answered nothing interrupts it, so that no sandbox is ever forgotten.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+
+from wasmlet.base import beneath, clock
+from wasmlet.base.errors import NotFoundError, WasmletError
+from wasmlet.base.files import read_if_present
+from wasmlet.base.tasks import InterruptedWorkError, unless
+from wasmlet.kube.types import Container, PodStatus
+from wasmlet.pods import admission, facts, plan, status
+from wasmlet.pods.accounts import News
+from wasmlet.pods.bundle import Bundle, Places
+from wasmlet.pods.facts import Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
+from wasmlet.pods.probes import Key, Prober, Result
+from wasmlet.pods.rooms import Rooms
+from wasmlet.pods.start import Starter, read_end
+from wasmlet.sandbox import protocol
+from wasmlet.volumes import mount
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LOST_MESSAGE = "The engine that ran this container ended with it"
+FULL_DISK_RETRY_SECONDS = 1.0
+
+
+class Worker:
+    """The life of one pod.
+
+    Args:
+        fresh: False for a pod found on disk when the agent started.
+    """
+
+    def __init__(self, rooms: Rooms, bundle: Bundle, saved: Facts | None, *, fresh: bool) -> None:
+        self.bundle = bundle
+        self.facts = saved or Facts(uid=bundle.uid, seen_at=rooms.clock())
+        self.places = Places(rooms.settings.directory, rooms.settings.log_directory, bundle.pod)
+        self._rooms = rooms
+        self._fresh = fresh
+        self._changed = asyncio.Event()
+        self._ending = asyncio.Event()
+        self._status: PodStatus | None = None
+        self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
+        self._starter = Starter(rooms, self)
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.bundle.pod.metadata.name} {plan.stage(self.view()).value}>"
+
+    # --- what others ask ----------------------------------------------------------------------------------------------
+
+    def view(self) -> plan.View:
+        """The pod as the plan and the status see it now."""
+        return plan.View(self.bundle.pod, self.facts, self._rooms.clock(), self._rooms.settings.back_off)
+
+    def status(self) -> PodStatus:
+        """The present status."""
+        self._status = status.render(self.view(), host_ips=self._rooms.settings.host_ips, previous=self._status)
+        return self._status
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it has ended and nothing is left to do but to remove it, when asked."""
+        return plan.stage(self.view()) is plan.Stage.GONE
+
+    def wake(self) -> None:
+        """Something happened to one of its sandboxes."""
+        self._changed.set()
+
+    def end(self, *, grace_seconds: float | None, remove: bool) -> None:
+        """Have the pod end; None takes its own grace. Asking again can only shorten the time (contract 4.7)."""
+        own = self.bundle.pod.spec.termination_grace_period_seconds
+        grace = grace_seconds if grace_seconds is not None else plan.DEFAULT_GRACE_SECONDS if own is None else own
+        before = self.facts.deletion
+        if before is None:
+            self.facts.deletion = Deletion(at=self._rooms.clock(), grace_seconds=float(grace), remove=remove)
+        else:
+            before.grace_seconds = min(before.grace_seconds, float(grace))
+            before.remove = before.remove or remove
+        self._ending.set()
+        self._changed.set()
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until the pod is gone (cancel it to leave the pod as it is)."""
+        self.places.pod.mkdir(mode=0o750, parents=True, exist_ok=True)
+        try:
+            while True:
+                self._changed.clear()
+                await self._observe()
+                if self.is_gone:
+                    return
+                self._prober.sync(self.bundle.pod, self.facts, fresh=self._fresh)
+                self._fresh = True
+                await self._do(plan.next_step(self.view()))
+        finally:
+            await self._prober.close()
+            self._rooms.listener.changed(self.bundle.uid)
+
+    async def _do(self, step: plan.Step) -> None:
+        if isinstance(step, plan.Wait):
+            self._save()
+            await self._wait(step.until)
+            return
+        logger.debug("step", extra={"pod": self.bundle.pod.metadata.name, "step": step})
+        match step:
+            case plan.Admit():
+                self._admit()
+            case plan.Prepare():
+                with contextlib.suppress(InterruptedWorkError):
+                    await self.unless_ending(self._prepare())
+            case plan.Start(container=name, number=number):
+                with contextlib.suppress(InterruptedWorkError):
+                    await self._starter.start(self._container(name), number)
+            case plan.BackOffFailure(container=name):
+                self._back_off(name)
+            case plan.Stop():
+                await self._stop(step)
+            case plan.RestartAll():
+                self.facts.restart_all_at = self._rooms.clock()
+            case plan.Expire():
+                self._expire()
+            case plan.End():
+                self.facts.ended_at = self._rooms.clock()
+            case plan.TearDown():
+                await self._tear_down()
+        self._save()
+
+    def _save(self) -> None:
+        """A full disk must not stop a pod's life: the facts stay in memory and the next step saves them again."""
+        try:
+            facts.save(self.places.pod, self.facts)
+        except OSError as error:
+            logger.error("saving facts failed", extra={"pod": self.bundle.uid, "error": str(error)})
+        self._rooms.listener.changed(self.bundle.uid)
+
+    async def _wait(self, until: float | None) -> None:
+        seconds = None if until is None else max(0.0, until - self._rooms.clock())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
+
+    async def unless_ending(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`; raises InterruptedWorkError when the pod is to end before it is there."""
+        return await unless(self._ending, work, name=f"step of {self.bundle.uid}")
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        now = self._rooms.clock()
+        refusal = admission.refuse(self.bundle.pod)
+        if refusal is None:
+            self.facts.admitted_at = now
+            return
+        self.facts.verdict = Verdict(phase="Failed", reason=refusal.reason, message=refusal.message, at=now)
+        self.tell("Warning", refusal.reason, refusal.message)
+
+    async def _prepare(self) -> None:
+        pod, settings = self.bundle.pod, self._rooms.settings
+        if not self.facts.pod_ip:
+            self.facts.pod_ip = settings.host_ips[0] if settings.host_ips else ""
+        try:
+            for container in plan.all_containers(pod):
+                (self.places.logs / container.name).mkdir(mode=0o750, parents=True, exist_ok=True)
+            for volume in pod.spec.volumes:
+                await self._starter.set_up_volume(volume)
+        except (WasmletError, OSError) as error:
+            self._volume_failed(error)
+            return
+        self.facts.volumes_at = self._rooms.clock()
+        self.facts.volume_failure = None
+
+    def _volume_failed(self, error: Exception) -> None:
+        before, now = self.facts.volume_failure, self._rooms.clock()
+        fault = error.fault.value if isinstance(error, WasmletError) else "wasmlet"
+        self.facts.volume_failure = Failure(
+            stage="volumes", shown="ContainerCreating", message=str(error), at=now, fault=fault,
+            not_found=isinstance(error, NotFoundError),
+            cause=error.reason if isinstance(error, WasmletError) else "FailedMount",
+            count=1 + (before.count if before else 0), retry_at=now + self._rooms.settings.sync_seconds,
+        )  # fmt: skip
+        self.tell("Warning", "FailedMount", str(error))
+
+    def _back_off(self, name: str) -> None:
+        failure = self.facts.container(name).failure
+        assert failure is not None
+        failure.shown = "ImagePullBackOff"
+        image = self._container(name).image
+        failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.message}'
+        self.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container=name)
+
+    async def _stop(self, step: plan.Stop) -> None:
+        attempt = self.facts.container(step.container).last
+        assert attempt is not None
+        first = attempt.stopping is None
+        attempt.stopping = Stopping(at=self._rooms.clock(), grace_seconds=step.grace_seconds, reason=step.reason)
+        self._save()
+        if first:
+            self.tell("Normal", "Killing", _killing_text(step, attempt), container=step.container)
+        await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=step.grace_seconds)
+
+    def _expire(self) -> None:
+        message = "Pod was active on the node longer than the specified deadline"
+        self.facts.verdict = Verdict(phase="Failed", reason="DeadlineExceeded", message=message, at=self._rooms.clock())
+        self._ending.set()
+        self.tell("Normal", "DeadlineExceeded", message)
+
+    async def _tear_down(self) -> None:
+        for name in self.facts.containers:
+            for attempt in self.facts.container(name).attempts:
+                await self._rooms.engines.forget(attempt.engine, attempt.id)
+        try:
+            await mount.tear_down(self.places.pod)
+            await asyncio.to_thread(self._remove_containers)
+        except (WasmletError, OSError) as error:
+            logger.error("tear down failed", extra={"pod": self.bundle.uid, "error": str(error)})
+            await self._wait(self._rooms.clock() + FULL_DISK_RETRY_SECONDS)
+            return
+        self.facts.torn_down_at = self._rooms.clock()
+
+    def _remove_containers(self) -> None:
+        if (self.places.pod / "containers").exists():
+            beneath.remove_tree(self.places.pod, "containers")
+
+    def remove(self) -> None:
+        """Delete everything of a pod that is gone, its logs too."""
+        shutil.rmtree(self.places.logs, ignore_errors=True)
+        shutil.rmtree(self.places.pod, ignore_errors=True)
+
+    # --- what happened ------------------------------------------------------------------------------------------------
+
+    async def _observe(self) -> None:
+        """Turn what the engines said into facts."""
+        changed = False
+        for container in plan.all_containers(self.bundle.pod):
+            own = self.facts.container(container.name)
+            attempt = own.last
+            if attempt is not None and attempt.finished_at is None:
+                changed |= await self._observe_attempt(container, own, attempt)
+        if changed:
+            self._save()
+
+    async def _observe_attempt(self, container: Container, own: facts.ContainerFacts, attempt: Attempt) -> bool:
+        account = self._rooms.engines.account(attempt.engine, attempt.id)
+        if account is not None and account.state != "exited":
+            if attempt.started_at is None and account.started_at is not None:
+                attempt.started_at = clock.from_text(account.started_at)
+                return True
+            return False
+        ended = account.exit if account is not None else self._saved_exit(container.name, attempt)
+        if ended is None and self._rooms.engines.is_alive(attempt.engine):
+            own.attempts.remove(attempt)  # the agent died before it asked: the plan starts it again under its number
+            return True
+        await self._finish(container, attempt, ended)
+        return True
+
+    def _saved_exit(self, container: str, attempt: Attempt) -> protocol.Exit | None:
+        content = read_if_present(self.places.exit_file(container, attempt.number))
+        try:
+            return None if content is None else msgspec.json.decode(content, type=protocol.Exit)
+        except msgspec.DecodeError:
+            return None
+
+    async def _finish(self, container: Container, attempt: Attempt, ended: protocol.Exit | None) -> None:
+        if ended is None:
+            attempt.finished_at, attempt.exit_code, attempt.reason = self._rooms.clock(), 137, "Error"
+            attempt.message = LOST_MESSAGE
+        else:
+            attempt.started_at = clock.from_text(ended.started_at)
+            attempt.finished_at = clock.from_text(ended.finished_at)
+            attempt.exit_code, attempt.reason = ended.exit_code, ended.reason
+            attempt.message = await asyncio.to_thread(read_end, self.places, container, attempt, ended)
+        logger.info(
+            "container ended",
+            extra={"pod": self.bundle.pod.metadata.name, "container": container.name, "exit": attempt.exit_code},
+        )
+        self._save()
+        await self._rooms.engines.forget(attempt.engine, attempt.id)
+
+    def _probed(self, key: Key, result: Result, text: str) -> None:
+        """A verdict of the prober: save what it changes, and let the plan look."""
+        attempt = self.facts.container(key.container).last
+        if attempt is None or attempt.id != key.sandbox or attempt.finished_at is not None:
+            return
+        name = key.kind.capitalize()
+        if result is Result.UNKNOWN:
+            message = f"{name} probe errored and resulted in unknown state: {text}"
+            self.tell("Warning", "Unhealthy", message, container=key.container)
+            return
+        passed = result is Result.SUCCESS
+        if not passed:
+            self.tell("Warning", "Unhealthy", f"{name} probe failed: {text}", container=key.container)
+        if key.kind == "readiness":
+            attempt.probed_ready = passed
+        elif key.kind == "startup" and passed:
+            attempt.probed_started = True
+        elif not passed and attempt.unhealthy is None:
+            attempt.unhealthy = Unhealthy(
+                probe=key.kind, at=self._rooms.clock(), grace_seconds=self._probe_grace(key.container, key.kind)
+            )
+        self._changed.set()
+
+    def _probe_grace(self, name: str, kind: str) -> float | None:
+        container = self._container(name)
+        probe = container.liveness_probe if kind == "liveness" else container.startup_probe
+        return None if probe is None else probe.termination_grace_period_seconds
+
+    # --- small things -------------------------------------------------------------------------------------------------
+
+    def _container(self, name: str) -> Container:
+        return next(each for each in plan.all_containers(self.bundle.pod) if each.name == name)
+
+    def tell(self, kind: str, reason: str, message: str, *, container: str = "") -> None:
+        """Give news of this pod to whoever listens."""
+        news = News(moment=self._rooms.clock(), kind=kind, reason=reason, message=message, container=container)
+        self._rooms.listener.news(self.bundle.pod, news)
+
+
+def _killing_text(step: plan.Stop, attempt: Attempt) -> str:
+    if attempt.unhealthy is not None and step.reason == "unhealthy":
+        return f"Container {step.container} failed {attempt.unhealthy.probe} probe, will be restarted"
+    return f"Stopping container {step.container}"

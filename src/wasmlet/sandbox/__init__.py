@@ -1,0 +1,15 @@
+"""Engines seen from Python.
+
+Nouns: an *engine* is a process that hosts *sandboxes*; a *pool key* says which sandboxes may share one; an *artifact*
+is a compiled module; an *account* is what the engines said of a sandbox. In come a module's path and digest and a
+`SandboxSpec`; out go events, and files: CRI logs and `exit.json`, which the engine writes and the agent reads.
+
+- `protocol` the documents of protocol/engine.openapi.yaml
+- `client`   one engine over its socket
+- `engines`  launching, adopting and ending engines; what they said of their sandboxes
+- `artifacts` compiling in helper processes, and the cache
+- `logs`     reading CRI log files
+- `program`  where the engine's program is
+
+Works without a cluster: imports nothing of `kube`.
+"""

@@ -1,0 +1,163 @@
+"""The documents of `protocol/engine.openapi.yaml`, name for name.
+
+The golden examples in `protocol/examples` are parsed and re-emitted by the tests here and in the engine. Times stay
+RFC 3339 text; sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL = 1
+"""The number of the protocol this agent speaks; an engine of N serves agents of N-1 (design section 1)."""
+
+
+class Document(msgspec.Struct, rename="camel", kw_only=True, frozen=True):
+    """Base: camelCase on the wire, unknown fields ignored, every field written."""
+
+
+class Budget(Document, frozen=True, kw_only=True):
+    """How much of one of the kernel's limits the engine uses."""
+
+    used: int
+    limit: int
+
+
+class Engine(Document, frozen=True, kw_only=True):
+    """Who an engine is, and how much of its budgets is used."""
+
+    version: str
+    protocol: int
+    incarnation: str
+    pid: int
+    started_at: str
+    compatibility: str
+    sandboxes: int
+    running: int
+    descriptors: Budget
+    maps: Budget
+
+
+class Artifact(Document, frozen=True, kw_only=True):
+    """A compiled module; the engine maps it only when the SHA-256 (hex) is right."""
+
+    path: str
+    sha256: str
+
+
+class EnvVar(Document, frozen=True, kw_only=True):
+    """A variable; a `secret` one is never logged or shown."""
+
+    name: str
+    value: str
+    secret: bool = False
+
+    def __repr__(self) -> str:
+        return f"EnvVar({self.name}={'***' if self.secret else self.value!r})"
+
+
+class Mount(Document, frozen=True, kw_only=True):
+    """A host directory made visible to the guest at an absolute guest path."""
+
+    host_path: str
+    guest_path: str
+    read_only: bool = False
+
+
+class Log(Document, frozen=True, kw_only=True):
+    """Where the engine appends CRI lines, and when it rotates."""
+
+    path: str
+    max_bytes: int = 10 * 1024 * 1024
+    max_files: int = 5
+
+
+class SandboxSpec(Document, frozen=True, kw_only=True):
+    """All an engine needs to start one container."""
+
+    pod_uid: str
+    pod_namespace: str
+    pod_name: str
+    container: str
+    attempt: int
+    artifact: Artifact
+    args: list[str]
+    env: list[EnvVar] = []
+    working_dir: str = "/"
+    mounts: list[Mount] = []
+    stdin: bool = False
+    stdin_once: bool = False
+    log: Log
+    exit_file: str
+    memory_limit_bytes: int | None = None
+
+
+class Exit(Document, frozen=True, kw_only=True):
+    """How a sandbox ended; also the content of exit.json."""
+
+    id: str
+    exit_code: int
+    reason: str
+    fault: Literal["guest", "wasmlet"] | None
+    message: str = ""
+    started_at: str
+    finished_at: str
+    incarnation: str
+
+
+class Sandbox(Document, frozen=True, kw_only=True):
+    """A sandbox as the engine sees it."""
+
+    id: str
+    state: Literal["starting", "running", "exited"]
+    pod_uid: str
+    pod_namespace: str
+    pod_name: str
+    container: str
+    attempt: int
+    started_at: str | None = None
+    exit: Exit | None = None
+
+
+class SandboxList(Document, frozen=True, kw_only=True):
+    """Every sandbox an engine knows."""
+
+    items: list[Sandbox]
+
+
+class Stop(Document, frozen=True, kw_only=True):
+    """How long a guest has until it is interrupted."""
+
+    grace_seconds: float
+
+
+class Event(Document, frozen=True, kw_only=True):
+    """Something that happened, numbered within an incarnation; `type` may be one this agent does not know."""
+
+    incarnation: str
+    sequence: int
+    time: str
+    type: str
+    sandbox: Sandbox | None = None
+
+
+class Compiled(Document, frozen=True, kw_only=True):
+    """What the compile helper prints when it has written an artifact."""
+
+    kind: str
+    format: str
+    wasi: str
+    input_sha256: str
+    sha256: str
+    bytes: int
+    compatibility: str
+    milliseconds: int
+
+
+class Error(Document, frozen=True, kw_only=True):
+    """A refusal: one word for programs, a sentence for people."""
+
+    reason: str
+    message: str

@@ -1,0 +1,196 @@
+"""The agent's own API for the terminal: HTTP with JSON over a Unix socket (mode 0600) in the state directory.
+
+    GET    /version                              who answers
+    GET    /pods                                 every pod with its status
+    POST   /pods                                 a Bundle; 201 with the pod
+    GET    /pods/{uid}                           an Account
+    GET    /pods/{uid}/watch                     NDJSON: Frames, until the pod is removed
+    DELETE /pods/{uid}?gracePeriodSeconds&remove  have it end
+
+The socket's file permissions are its authentication. Errors are `{"reason", "message", "hint", "fault"}`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from wasmlet import __version__
+from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.pods import plan, status
+from wasmlet.pods.accounts import Account, Frame, Run
+from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.dispatch import Dispatch
+from wasmlet.pods.worker import Worker
+from wasmlet.server.hub import Hub, Watch
+
+logger = logging.getLogger(__name__)
+
+SOCKET_NAME = "agent.sock"
+MAX_BODY_BYTES = 16 * 1024 * 1024
+
+
+_STATUS: tuple[tuple[type[WasmletError], int], ...] = (
+    (NotFoundError, 404),
+    (ConflictError, 409),
+    (UserError, 400),
+    (RetryableError, 503),
+    (WasmletError, 500),
+)
+
+
+def http_status(error: WasmletError) -> int:
+    """The status that stands for an error; the one place that says so."""
+    return next(code for kind, code in _STATUS if isinstance(error, kind))
+
+
+class LocalServer:
+    """Answers the terminal.
+
+    Args:
+        on_request: Called at each request; an agent that ends when idle counts from the last one.
+    """
+
+    def __init__(self, dispatch: Dispatch, hub: Hub, *, engines: Path, on_request: Callable[[], None]) -> None:
+        self._dispatch = dispatch
+        self._hub = hub
+        self._engines = engines
+        self._on_request = on_request
+        application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
+        application.add_routes([
+            web.get("/version", self._version),
+            web.get("/pods", self._list),
+            web.post("/pods", self._submit),
+            web.get("/pods/{uid}", self._get),
+            web.get("/pods/{uid}/watch", self._watch),
+            web.delete("/pods/{uid}", self._delete),
+        ])  # fmt: skip
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
+
+    async def start(self, directory: Path) -> None:
+        """Listen at `directory`/agent.sock, in place of a socket that an ended agent left."""
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            (directory / SOCKET_NAME).unlink(missing_ok=True)
+            await self._runner.setup()
+            before = os.umask(0o177)
+            try:
+                await web.UnixSite(self._runner, f"/proc/self/fd/{descriptor}/{SOCKET_NAME}").start()
+            finally:
+                os.umask(before)
+        finally:
+            os.close(descriptor)
+
+    async def close(self) -> None:
+        """Stop listening and end what is open."""
+        await self._runner.cleanup()
+
+    # --- handlers -----------------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        self._on_request()
+        try:
+            return await handler(request)
+        except WasmletError as error:
+            return _json(error_document(error), status=http_status(error))
+
+    async def _version(self, _request: web.Request) -> web.Response:
+        return _json({"version": __version__, "pid": os.getpid()})
+
+    async def _list(self, _request: web.Request) -> web.Response:
+        return _json([self.account(worker, news=False) for worker in self._dispatch.workers])
+
+    async def _submit(self, request: web.Request) -> web.Response:
+        try:
+            bundle = msgspec.json.decode(await request.read(), type=Bundle)
+        except msgspec.DecodeError as error:
+            raise UserError(f"the body is no bundle: {error}") from error
+        worker = self._dispatch.submit(bundle)
+        return _json(self.account(worker), status=201)
+
+    async def _get(self, request: web.Request) -> web.Response:
+        return _json(self.account(self._dispatch.get(request.match_info["uid"])))
+
+    async def _delete(self, request: web.Request) -> web.Response:
+        grace = request.query.get("gracePeriodSeconds")
+        try:
+            seconds = None if grace is None else max(0.0, float(grace))
+        except ValueError:
+            raise UserError(f"gracePeriodSeconds={grace!r} is no number of seconds") from None
+        remove = request.query.get("remove", "true") == "true"
+        self._dispatch.end(request.match_info["uid"], grace_seconds=seconds, remove=remove)
+        return _json({}, status=202)
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        uid = request.match_info["uid"]
+        worker = self._dispatch.get(uid)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        with self._hub.watch(uid) as watch, contextlib.suppress(ConnectionResetError):  # the watcher may leave
+            async for _ in watch:
+                for frame in self._frames(worker, watch):
+                    await response.write(msgspec.json.encode(frame) + b"\n")
+                if not self._dispatch.has(uid):
+                    break
+            await response.write_eof()
+        return response
+
+    def _frames(self, worker: Worker, watch: Watch) -> list[Frame]:
+        frames = [Frame(news=news) for news in watch.news]
+        frames += [Frame(progress=progress) for progress in watch.progress.values()]
+        watch.news.clear()
+        watch.progress.clear()
+        if watch.changed:
+            frames.append(Frame(account=self.account(worker, news=False)))
+        watch.changed = False
+        return frames
+
+    # --- accounts -----------------------------------------------------------------------------------------------------
+
+    def account(self, worker: Worker, *, news: bool = True) -> Account:
+        """What is known of a pod now."""
+        view = worker.view()
+        own = view.facts.containers
+        failures = {name: each.failure for name, each in own.items() if each.failure is not None}
+        if view.facts.volume_failure is not None:
+            failures[""] = view.facts.volume_failure
+        pod = msgspec.structs.replace(worker.bundle.pod, status=worker.status())
+        stage = plan.stage(view)
+        return Account(
+            pod=pod,
+            stage=stage.value,
+            exit_code=status.exit_code(view) if view.facts.ended_at is not None else None,
+            runs=[
+                Run(
+                    container=name,
+                    attempt=attempt.number,
+                    sandbox=attempt.id,
+                    log=str(worker.places.log_file(name, attempt.number)),
+                    engine_socket=str(self._engines / attempt.engine / "engine.sock"),
+                    started=attempt.started_at is not None,
+                    exit_code=attempt.exit_code if attempt.finished_at is not None else None,
+                )
+                for name, each in own.items()
+                for attempt in each.attempts
+            ],
+            failures=failures,
+            news=self._hub.kept(worker.bundle.uid) if news else [],
+        )
+
+
+def error_document(error: WasmletError) -> dict[str, str | None]:
+    """An error as the terminal reads it back."""
+    return {"reason": error.reason, "message": error.message, "hint": error.hint, "fault": error.fault.value}
+
+
+def _json(value: object, *, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json")

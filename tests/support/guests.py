@@ -1,0 +1,42 @@
+"""The guests that tests run: those of `tests/guests`, one C file each, and the binaries of the demos."""
+
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+GUESTS: Final = ROOT / "tests" / "guests"
+DEMOS: Final = ROOT / "demos"
+
+# The languages of the hello-world demos, as their folders spell them.
+DEMO_LANGUAGES: Final = ("rust", "c", "assemblyscript", "go")
+
+# `sleep`, `spin` and `trap` write these lines before they do what they are named after.
+READY: Final = "ready\n"
+ABOUT_TO_TRAP: Final = "about to trap\n"
+
+# The function that `trap` fails in, as a backtrace names it.
+TRAPPING_FUNCTION: Final = "boom"
+
+# The exit code of `flaky` before the run that succeeds.
+FLAKY_EXIT_CODE: Final = 3
+
+
+def guest(name: str) -> Path:
+    """Give the binary of a test guest: `hello`, `exit`, `hello.component` (the only component), ..."""
+    return built(GUESTS / f"{name}.wasm")
+
+
+def demo_guest(language: str) -> Path:
+    """Give the binary of a hello-world demo; Go's is the one guest here of a real program's size."""
+    return built(DEMOS / f"hello-world-{language}" / f"hello-world-wasi-{language}.wasm")
+
+
+def built(wasm: Path) -> Path:
+    """Give the path back if something is there.
+
+    Raises:
+        FileNotFoundError: Nobody built that guest.
+    """
+    if not wasm.is_file():
+        raise FileNotFoundError(f"no guest {wasm.relative_to(ROOT)}: tests/guests/build.py or its rebuild.sh makes it")
+    return wasm

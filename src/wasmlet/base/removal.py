@@ -97,6 +97,8 @@ def _unlinked(parent: int, name: str) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EACCES):
             raise
+        if error.errno == errno.EACCES and not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+            raise refused from None  # the directory that holds it is not ours
         return False
     return True
 

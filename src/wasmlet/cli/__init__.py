@@ -76,8 +76,9 @@ SUMMARIES = {
 @click.option("--state", metavar="DIRECTORY", help="Where pods, images and engines are kept [env: WASMLET_STATE].")
 @click.pass_context
 def wasmlet(context: click.Context, state: str | None) -> None:
-    """The WebAssembly kubelet: runs the containers of Kubernetes pods as WebAssembly sandboxes.
+    r"""The WebAssembly kubelet: runs the containers of Kubernetes pods as WebAssembly sandboxes.
 
+    \b
     wasmlet run pod.yaml                  the pods of a manifest ("-" is standard input)
     wasmlet run app.wasm -- args          one module
     wasmlet run REGISTRY/IMAGE -- args    one image

@@ -120,6 +120,8 @@ def _complete(pod: Pod, options: Options) -> None:
         raise UserError("a Pod has no metadata.name", hint="give it a name, or a generateName")
     meta.uid = str(uuid.uuid4())
     meta.generation = 1
+    for container in [*pod.spec.init_containers, *pod.spec.containers]:
+        container.resources.requests = container.resources.limits | container.resources.requests
 
 
 def _resolved(image: str, folder: Path) -> str:

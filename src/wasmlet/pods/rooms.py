@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from wasmlet.base.clock import Clock, system_clock
+from wasmlet.base.turns import Turns
 from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
 from wasmlet.kube.types import Pod
@@ -69,3 +70,4 @@ class Rooms:
     listener: Listener
     credentials: Callable[[], tuple[Credential, ...]] = tuple
     clock: Clock = system_clock
+    turns: Turns = field(default_factory=Turns)

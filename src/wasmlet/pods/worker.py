@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -101,6 +100,7 @@ class Worker:
         self.places.pod.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
             while True:
+                await self._rooms.turns.take()
                 self._changed.clear()
                 await self._observe()
                 if self.is_gone:
@@ -239,8 +239,11 @@ class Worker:
 
     def remove(self) -> None:
         """Delete everything of a pod that is gone, its logs too."""
-        shutil.rmtree(self.places.logs, ignore_errors=True)
-        shutil.rmtree(self.places.pod, ignore_errors=True)
+        for directory in (self.places.logs, self.places.pod):
+            try:
+                beneath.remove_tree(directory)
+            except (WasmletError, OSError) as error:
+                logger.error("removing failed", extra={"directory": str(directory), "error": str(error)})
 
     # --- what happened ------------------------------------------------------------------------------------------------
 

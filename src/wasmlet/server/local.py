@@ -6,15 +6,18 @@
     GET    /pods/{uid}                           an Account
     GET    /pods/{uid}/watch                     NDJSON: Frames, until the pod is removed
     DELETE /pods/{uid}?gracePeriodSeconds&remove  have it end
+    GET    /debug/lag?seconds                    how late the event loop was while this was asked, in milliseconds
 
 The socket's file permissions are its authentication. Errors are `{"reason", "message", "hint", "fault"}`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from aiohttp import web
 
 from wasmlet import __version__
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.turns import Turns
 from wasmlet.pods import plan, status
 from wasmlet.pods.accounts import Account, Frame, Run
 from wasmlet.pods.bundle import Bundle
@@ -34,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 SOCKET_NAME = "agent.sock"
 MAX_BODY_BYTES = 16 * 1024 * 1024
+LAG_STEP_SECONDS = 0.005
 
 
 _STATUS: tuple[tuple[type[WasmletError], int], ...] = (
@@ -62,6 +67,7 @@ class LocalServer:
         self._hub = hub
         self._engines = engines
         self._on_request = on_request
+        self._turns = Turns()
         application = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[self._guard])
         application.add_routes([
             web.get("/version", self._version),
@@ -70,6 +76,7 @@ class LocalServer:
             web.get("/pods/{uid}", self._get),
             web.get("/pods/{uid}/watch", self._watch),
             web.delete("/pods/{uid}", self._delete),
+            web.get("/debug/lag", self._lag),
         ])  # fmt: skip
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=1.0)
 
@@ -98,6 +105,7 @@ class LocalServer:
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
         self._on_request()
+        await self._turns.take()
         try:
             return await handler(request)
         except WasmletError as error:
@@ -107,7 +115,11 @@ class LocalServer:
         return _json({"version": __version__, "pid": os.getpid()})
 
     async def _list(self, _request: web.Request) -> web.Response:
-        return _json([self.account(worker, news=False) for worker in self._dispatch.workers])
+        accounts = []
+        for worker in self._dispatch.workers:
+            await self._turns.take()
+            accounts.append(msgspec.json.encode(self.account(worker, news=False)))
+        return web.Response(body=b"[" + b",".join(accounts) + b"]", content_type="application/json")
 
     async def _submit(self, request: web.Request) -> web.Response:
         try:
@@ -143,6 +155,18 @@ class LocalServer:
                     break
             await response.write_eof()
         return response
+
+    async def _lag(self, request: web.Request) -> web.Response:
+        try:
+            seconds = min(60.0, float(request.query.get("seconds", "1")))
+        except ValueError:
+            raise UserError("seconds is no number") from None
+        late, end = list[float](), time.monotonic() + seconds
+        while (now := time.monotonic()) < end:
+            await asyncio.sleep(LAG_STEP_SECONDS)
+            late.append((time.monotonic() - now - LAG_STEP_SECONDS) * 1000)
+        late.sort()
+        return _json({"p50": late[len(late) // 2], "p99": late[round((len(late) - 1) * 0.99)], "max": late[-1]})
 
     def _frames(self, worker: Worker, watch: Watch) -> list[Frame]:
         frames = [Frame(news=news) for news in watch.news]

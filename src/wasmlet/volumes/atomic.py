@@ -33,6 +33,9 @@ DEFAULT_MODE = 0o644
 GROUP_FILE_BITS = 0o440
 """What fsGroup adds to a file of a read-only volume (kubelet, SetVolumeOwnership)."""
 
+OWNER_FILE_BITS = 0o400
+"""For a mode such as 0: an ordinary user's agent compares with what it wrote, and its engines open it as that user."""
+
 
 @dataclass(frozen=True)
 class PayloadFile:
@@ -58,7 +61,7 @@ def write(directory: Path, payload: Payload, *, group: int | None = None) -> boo
     Raises:
         UserError: A path is absolute, holds `..`, starts with `..`, is too long, or is a directory of another.
     """
-    wanted = {path: _for_group(file, group) for path, file in _checked(payload).items()}
+    wanted = {path: _readable(file, group) for path, file in _checked(payload).items()}
     current = _current(directory)
     changed = current is None or _read(directory / current) != {
         path: (file.mode, file.content) for path, file in wanted.items()
@@ -71,8 +74,10 @@ def write(directory: Path, payload: Payload, *, group: int | None = None) -> boo
     return changed
 
 
-def _for_group(file: PayloadFile, group: int | None) -> PayloadFile:
-    return file if group is None else PayloadFile(file.content, file.mode | GROUP_FILE_BITS)
+def _readable(file: PayloadFile, group: int | None) -> PayloadFile:
+    """The file with the bits without which the group, or an agent that is not root, could not read it again."""
+    bits = (0 if group is None else GROUP_FILE_BITS) | (0 if os.geteuid() == 0 else OWNER_FILE_BITS)
+    return PayloadFile(file.content, file.mode | bits)
 
 
 def _checked(payload: Payload) -> dict[str, PayloadFile]:

@@ -65,7 +65,7 @@ async def set_up(
         OSError: The disk says no.
     """
     if volume.host_path is not None:
-        return host_path.set_up(volume.host_path)
+        return await asyncio.to_thread(host_path.set_up, volume.host_path)
     kind = next((kind for kind in KIND_DIRECTORIES if getattr(volume, kind) is not None), None)
     if kind is None:
         raise _unsupported(volume)

@@ -1,0 +1,82 @@
+# One entry point for people and CI. `make` alone tells what there is.
+#
+# Built things live in a cache outside the clone when there is one (CACHE), so that a second clone builds in minutes.
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wasmlet
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ENGINE_SOURCES := Cargo.toml Cargo.lock engine/Cargo.toml $(wildcard engine/src/*.rs)
+PATHS := src tests bench demos
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test check bench guests format wheel clean
+
+help:
+	@echo "make demo     run every demo (installs what is missing, builds once)"
+	@echo "make test     run all tests"
+	@echo "make check    formatting, lints, types, import contract, guests' sources"
+	@echo "make bench    measure what the README claims"
+	@echo "make guests   rebuild the C, Go and AssemblyScript demos and try them"
+	@echo "make wheel    the one wheel with both programs, in dist/"
+	@echo "make format   write the code as the checks want it"
+
+# --- the environment ---------------------------------------------------------------------------------------------------
+
+$(VENV)/tools: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+# An editable install: Python runs from src/, the engine is built and copied beside the other programs.
+$(VENV)/installed: $(VENV)/tools $(ENGINE_SOURCES) wasmlet.data/scripts/wasmlet
+	@echo "building the engine (minutes the first time; kept in $(CARGO_TARGET_DIR))"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation --editable .
+	@touch $@
+
+.PHONY: registry
+registry:
+	@command -v docker-registry >/dev/null || $(MAKE) --no-print-directory install-registry
+
+.PHONY: install-registry
+install-registry:
+	@echo "installing Debian's docker-registry for the tests"
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq docker-registry >/dev/null
+
+# --- what people type --------------------------------------------------------------------------------------------------
+
+demo: $(VENV)/installed
+	$(BIN)/python demos/run.py $(BIN)/wasmlet
+
+test: $(VENV)/installed registry
+	cargo test --release --locked --quiet
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: $(VENV)/tools
+	$(BIN)/ruff format --check --quiet $(PATHS)
+	$(BIN)/ruff check --quiet $(PATHS)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python demos/check.py
+	cargo fmt --check
+	cargo clippy --release --locked --all-targets --quiet -- -D warnings
+
+bench: $(VENV)/installed
+	$(BIN)/python -m bench
+
+guests: $(VENV)/installed
+	WASMLET="$(CURDIR)/$(BIN)/wasmlet" $(BIN)/python demos/rebuild.py --check c go assemblyscript
+
+format: $(VENV)/tools
+	$(BIN)/ruff format --quiet $(PATHS)
+	$(BIN)/ruff check --fix --quiet $(PATHS)
+	cargo fmt
+
+wheel: $(VENV)/tools
+	$(BIN)/maturin build --release --out dist
+
+clean:
+	rm -rf $(VENV) dist

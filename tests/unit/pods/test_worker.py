@@ -1,0 +1,263 @@
+"""The life of pods, with real engines and guests."""
+
+import os
+import signal
+
+import pytest
+
+from tests.support.agent import Agent, status_of
+from tests.support.pods import bundle, config_map, container, data_volume, flaky
+from tests.support.waiting import eventually
+from wasmlet.base.clock import from_text
+from wasmlet.kube.types import EnvVar, EnvVarSource, ExitCodes, KeySelector, RestartRule
+from wasmlet.pods import facts
+from wasmlet.pods.worker import LOST_MESSAGE, Worker
+
+
+async def test_a_pod_that_ends_well_succeeds_and_keeps_its_output(agent: Agent) -> None:
+    submitted = bundle(container("main", "hello"))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Succeeded"
+    assert agent.output(submitted) == b"hello\n"
+    status = status_of(agent.worker(submitted))
+    assert status.state.terminated is not None
+    assert (status.state.terminated.reason, status.state.terminated.exit_code, status.restart_count) == (
+        "Completed", 0, 0,
+    )  # fmt: skip
+    assert status.image_id.startswith("sha256:") or "@sha256:" in status.image_id
+    assert status.container_id == f"wasmlet://{facts.sandbox_id(submitted.uid, 'main', 0)}"
+    assert not (agent.worker(submitted).places.pod / "containers").exists()
+
+
+@pytest.mark.parametrize(("code", "phase"), [(0, "Succeeded"), (3, "Failed"), (255, "Failed")])
+async def test_the_exit_code_is_kept_exactly(agent: Agent, code: int, phase: str) -> None:
+    submitted = bundle(container("main", "exit", str(code)))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == phase
+    assert agent.attempts(submitted) == [(0, code)]
+
+
+async def test_on_failure_restarts_with_a_growing_wait_until_it_succeeds(agent: Agent) -> None:
+    submitted = bundle(flaky(4), restart_policy="OnFailure", volumes=[data_volume()])
+    agent.dispatch.submit(submitted)
+    waits: dict[int, float] = {}
+
+    def ended(worker: Worker) -> bool:
+        own = worker.facts.container("main")
+        for before, after in zip(own.attempts, own.attempts[1:], strict=False):
+            waits[after.number] = after.created_at - (before.finished_at or 0.0)
+        return worker.is_gone
+
+    await agent.until(submitted, ended)
+    assert agent.attempts(submitted) == [(2, 3), (3, 0)]
+    assert agent.worker(submitted).status().phase == "Succeeded"
+    assert status_of(agent.worker(submitted)).restart_count == 3
+    assert waits[2] >= 0.05
+    assert waits[3] >= 0.1
+    assert waits[1] < waits[2] < waits[3]
+
+
+async def test_always_restarts_what_succeeded(agent: Agent) -> None:
+    submitted = bundle(container("main", "exit", "0"), restart_policy="Always")
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: status_of(worker).restart_count >= 3)
+    status = await agent.until(submitted, lambda worker: _in_back_off(worker) and worker.status())
+    assert status.phase == "Running"
+    agent.dispatch.end(submitted.uid, remove=False)
+    assert await agent.until_ended(submitted) == "Succeeded"
+
+
+def _in_back_off(worker: Worker) -> bool:
+    waiting = status_of(worker).state.waiting
+    last = status_of(worker).last_state.terminated
+    return waiting is not None and waiting.reason == "CrashLoopBackOff" and last is not None
+
+
+async def test_init_containers_run_one_after_another(agent: Agent) -> None:
+    submitted = bundle(
+        container("main", "hello"),
+        init_containers=[container("first", "hello"), container("second", "hello")],
+    )
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Succeeded"
+    own = [agent.worker(submitted).facts.container(name).last for name in ("first", "second", "main")]
+    for before, after in zip(own, own[1:], strict=False):
+        assert before is not None
+        assert after is not None
+        assert (before.finished_at or 0) <= after.created_at
+    initialized = [each for each in agent.worker(submitted).status().conditions if each.type == "Initialized"]
+    assert initialized[0].status == "True"
+
+
+async def test_a_failing_init_container_fails_a_pod_that_never_restarts(agent: Agent) -> None:
+    submitted = bundle(container("main", "hello"), init_containers=[container("first", "exit", "7")])
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    assert agent.attempts(submitted, "first") == [(0, 7)]
+    assert agent.attempts(submitted) == []
+    waiting = status_of(agent.worker(submitted)).state.waiting
+    assert waiting is not None
+    assert waiting.reason == "PodInitializing"
+
+
+async def test_a_failing_init_container_is_tried_again_with_always(agent: Agent) -> None:
+    submitted = bundle(
+        container("main", "sleep"),
+        init_containers=[flaky(3, "first")],
+        volumes=[data_volume()],
+        restart_policy="Always",
+    )
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    assert agent.attempts(submitted, "first")[-1] == (2, 0)
+
+
+async def test_a_sidecar_runs_beside_the_apps_and_is_stopped_after_them(agent: Agent) -> None:
+    sidecars = [
+        container("one", "sleep", restart_policy="Always"),
+        container("two", "sleep", restart_policy="Always"),
+    ]
+    submitted = bundle(container("main", "sleep", "1"), init_containers=sidecars)
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    assert status_of(agent.worker(submitted), "one").started
+    assert status_of(agent.worker(submitted), "two").ready
+    assert await agent.until_ended(submitted) == "Succeeded"
+    ends = {name: agent.worker(submitted).facts.container(name).last for name in ("main", "one", "two")}
+    moments = [each.finished_at or 0.0 for name in ("main", "two", "one") if (each := ends[name]) is not None]
+    assert moments == sorted(moments)
+    assert len(moments) == 3
+    assert agent.attempts(submitted, "one") == [(0, 143)]
+
+
+async def test_a_sidecar_is_restarted_while_the_pod_never_restarts(agent: Agent) -> None:
+    submitted = bundle(
+        container("main", "sleep", "1"), init_containers=[container("side", "exit", "1", restart_policy="Always")]
+    )
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: status_of(worker, "side").restart_count >= 2)
+    assert await agent.until_ended(submitted) == "Succeeded"
+
+
+async def test_a_missing_config_map_key_is_a_config_error_until_it_is_there(agent: Agent) -> None:
+    variable = EnvVar(name="A", value_from=EnvVarSource(config_map_key_ref=KeySelector(name="settings", key="a")))
+    submitted = bundle(container("main", "env", env=[variable]), config_maps=[config_map("settings", b="2")])
+    agent.dispatch.submit(submitted)
+    message = await agent.until_waiting(submitted, "CreateContainerConfigError")
+    assert "a" in message
+    assert "settings" in message
+    assert agent.worker(submitted).status().phase == "Pending"
+    agent.worker(submitted).bundle.config_maps[:] = [config_map("settings", a="1")]
+    assert await agent.until_ended(submitted) == "Succeeded"
+    assert b"A=1\n" in agent.output(submitted)
+
+
+async def test_a_killed_engine_restarts_its_containers_and_no_others(agent: Agent) -> None:
+    hit = bundle(container("main", "sleep"), restart_policy="Always", namespace="hit")
+    once = bundle(container("main", "sleep"), restart_policy="Never", namespace="hit")
+    other = bundle(container("main", "sleep"), restart_policy="Always", namespace="other")
+    for each in (hit, once, other):
+        agent.dispatch.submit(each)
+        await agent.until_running(each)
+    engine = next(each for each in agent.engines.handles if each.record.key.namespace == "hit")
+    os.kill(engine.engine.pid, signal.SIGKILL)
+    again = await agent.until_running(hit, number=1)
+    assert again.number == 1
+    last = status_of(agent.worker(hit)).last_state.terminated
+    assert last is not None
+    assert (last.exit_code, last.reason, last.message) == (137, "Error", LOST_MESSAGE)
+    assert await agent.until_ended(once) == "Failed"
+    assert agent.attempts(other) == [(0, 0)]
+    assert status_of(agent.worker(other)).state.running is not None
+
+
+async def test_deletion_ends_a_pod_with_its_signal_and_removes_it(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep"))
+    worker = agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    agent.dispatch.end(submitted.uid)
+    await eventually(lambda: not agent.dispatch.has(submitted.uid), worker)
+    attempt = worker.facts.container("main").last
+    assert attempt is not None
+    assert (attempt.exit_code, attempt.reason) == (143, "Error")
+    assert agent.told("Killing") == ["Stopping container main"]
+    assert not worker.places.pod.exists()
+    assert not worker.places.logs.exists()
+
+
+async def test_a_deadline_ends_a_pod_and_says_so(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep"), restart_policy="Always", active_deadline_seconds=1)
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    status = agent.worker(submitted).status()
+    assert status.reason == "DeadlineExceeded"
+    assert status.message == "Pod was active on the node longer than the specified deadline"
+
+
+async def test_a_restart_rule_restarts_all_containers(agent: Agent) -> None:
+    rule = RestartRule(action="RestartAllContainers", exit_codes=ExitCodes(operator="In", values=[3]))
+    submitted = bundle(
+        flaky(2, restart_policy="Never", restart_policy_rules=[rule]),
+        container("other", "sleep"),
+        init_containers=[container("first", "exit", "0")],
+        volumes=[data_volume()],
+    )
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: agent.attempts(submitted)[-1:] == [(1, 0)])
+    await agent.until_running(submitted, "other", number=1)
+    assert agent.attempts(submitted, "other") == [(0, 137), (1, 0)]
+    assert agent.attempts(submitted, "first") == [(0, 0), (1, 0)]
+
+
+async def test_a_full_disk_once_stops_nothing(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever save fails, the pod ends as it would have, and its guest has run as often as it should."""
+    real, calls = facts.save, 0
+
+    def count(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == failing:
+            raise OSError(28, "No space left on device")
+        real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(facts, "save", count)
+    failing = 0
+    while failing <= calls:
+        failing, calls = failing + 1, 0
+        submitted = bundle(flaky(2), restart_policy="OnFailure", volumes=[data_volume()])
+        agent.dispatch.submit(submitted)
+        assert await agent.until_ended(submitted) == "Succeeded"
+        assert agent.attempts(submitted) == [(0, 3), (1, 0)], failing
+    assert failing > 5
+
+
+async def test_the_message_a_guest_leaves_is_in_its_status(agent: Agent) -> None:
+    submitted = bundle(container("main", "termination", "it was me"))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    terminated = status_of(agent.worker(submitted)).state.terminated
+    assert terminated is not None
+    assert terminated.message == "it was me"
+    assert from_text(terminated.started_at or "") <= from_text(terminated.finished_at or "")
+
+
+async def test_a_trap_is_told_with_its_backtrace(agent: Agent) -> None:
+    submitted = bundle(container("main", "trap"))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    terminated = status_of(agent.worker(submitted)).state.terminated
+    assert terminated is not None
+    assert terminated.exit_code == 134
+    assert "boom" in terminated.message
+
+
+async def test_a_pod_that_is_refused_fails_and_runs_nothing(agent: Agent) -> None:
+    submitted = bundle(container("Not_A_Label", "hello"))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    status = agent.worker(submitted).status()
+    assert status.reason == "Invalid"
+    assert status.message.startswith("Pod was rejected: container 'Not_A_Label'")
+    assert status.container_statuses == []
+    assert agent.engines.handles == []

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_NAME = "agent.lock"
 LOOPBACK_IP = "127.0.0.1"
-"""The pod address of mode `loopback`, until pods get addresses of their own from 127.88.0.0/16 (design section 4)."""
+"""The node's own address without a cluster."""
 
 
 class Idleness:

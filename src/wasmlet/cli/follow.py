@@ -211,12 +211,20 @@ class Follower:
         for name, failure in account.failures.items():
             if name in started:
                 continue
-            message = failure.message.removeprefix("Back-off pulling image ")
             status = start_status(fault=failure.fault, not_found=failure.not_found and failure.stage == "image")
-            raise StartFailedError(message, status=status, reason=failure.shown)
+            raise StartFailedError(f"{_subject(account, name)}: {failure.error}", status=status, reason=failure.shown)
         verdict = account.pod.status
         if account.stage == "gone" and not account.runs and verdict.phase == "Failed" and verdict.message:
             raise StartFailedError(verdict.message, status=2, reason=verdict.reason)
+
+
+def _subject(account: Account, name: str) -> str:
+    """What could not be started: the pod, or one of its containers with its image."""
+    pod = account.pod
+    if not name:
+        return f"cannot start pod {pod.metadata.name}"
+    images = {each.name: each.image for each in [*pod.spec.init_containers, *pod.spec.containers]}
+    return f"cannot start container {name} ({images[name].removeprefix('file:')})"
 
 
 def _reads_stdin(account: Account, run: Run) -> bool:

@@ -20,6 +20,11 @@ class Refusal:
     message: str
 
 
+def is_uid(text: str) -> bool:
+    """Whether `text` can be a pod's UID; it names the pod's directory."""
+    return _UID.fullmatch(text) is not None
+
+
 def refuse(pod: Pod) -> Refusal | None:
     """The first reason to refuse `pod`, or None when it is admitted.
 
@@ -31,7 +36,7 @@ def refuse(pod: Pod) -> Refusal | None:
         return _invalid(f"metadata.name {meta.name!r} is no DNS subdomain name (lower case, digits, '-' and '.')")
     if not _LABEL.fullmatch(meta.namespace):
         return _invalid(f"metadata.namespace {meta.namespace!r} is no DNS label")
-    if not _UID.fullmatch(meta.uid):
+    if not is_uid(meta.uid):
         return _invalid(f"metadata.uid {meta.uid!r} is no UID")
     if not spec.containers:
         return _invalid("spec.containers is empty; a pod needs one container at least")

@@ -11,11 +11,11 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError
+from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.types import Pod
+from wasmlet.pods import admission, facts
 from wasmlet.pods import bundle as bundles
-from wasmlet.pods import facts
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.worker import Worker
@@ -43,7 +43,10 @@ class Dispatch:
             if bundle is None or bundle.uid != directory.name:
                 logger.error("pod directory without a pod", extra={"directory": str(directory)})
                 continue
-            self._serve(Worker(self._rooms, bundle, facts.load(directory), fresh=False))
+            saved = facts.load(directory)
+            if saved is not None and saved.pod_ip and saved.torn_down_at is None:
+                self._rooms.addresses.claim(bundle.uid, wanted=saved.pod_ip)
+            self._serve(Worker(self._rooms, bundle, saved, fresh=False))
         return len(self._workers)
 
     async def close(self) -> None:
@@ -56,9 +59,12 @@ class Dispatch:
         """Take a new pod.
 
         Raises:
-            ConflictError: A pod with this UID is here; or a detached one would share its name with a living pod.
+            UserError: Its UID cannot name a directory.
+            ConflictError: A pod with this UID is here; or a detached one would share its name with another.
             RetryableError: The disk is full; nothing is kept.
         """
+        if not admission.is_uid(bundle.uid):
+            raise UserError(f"metadata.uid {bundle.uid!r} is no UID")
         if bundle.uid in self._workers:
             raise ConflictError(f"a pod with UID {bundle.uid} is here already")
         meta = bundle.pod.metadata

@@ -69,7 +69,8 @@ class Attempt(Fact):
 class Failure(Fact):
     """A step that failed and is tried again: why, how often in a row, and when next.
 
-    `stage` is "image", "config", "create" or "volumes"; `shown` is the waiting reason that the status gives; `cause`
+    `stage` is "image", "config", "create" or "volumes"; `shown` and `message` are the waiting reason and
+    message that the status gives; `error` is what went wrong, whatever the status makes of it later; `cause`
     is the error's own reason (`MissingImport`) and `fault` its owner. `not_found`: an image or object is not there.
     """
 
@@ -81,6 +82,7 @@ class Failure(Fact):
     at: float
     count: int
     retry_at: float
+    error: str = ""
     not_found: bool = False
 
 

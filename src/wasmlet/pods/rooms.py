@@ -16,6 +16,7 @@ from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.restarts import BackOff
 from wasmlet.sandbox.artifacts import Artifacts
 from wasmlet.sandbox.engines import Engines
+from wasmlet.sandbox.network import Addresses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,4 +71,5 @@ class Rooms:
     listener: Listener
     credentials: Callable[[], tuple[Credential, ...]] = tuple
     clock: Clock = system_clock
+    addresses: Addresses = field(default_factory=Addresses)
     turns: Turns = field(default_factory=Turns)

@@ -367,9 +367,9 @@ class Starter:
         now = self._rooms.clock()
         delay = plan.retry_delay(before, stage=stage, back_off=settings.back_off, sync_seconds=settings.sync_seconds)
         return Failure(
-            stage=stage, shown=shown, message=str(error), cause=error.reason, fault=error.fault.value, at=now,
+            stage=stage, shown=shown, message=str(error), error=str(error), cause=error.reason, fault=error.fault.value,
             not_found=failed.stage == "image" and isinstance(error, NotFoundError),
-            count=1 + (before.count if before else 0), retry_at=now + delay,
+            at=now, count=1 + (before.count if before else 0), retry_at=now + delay,
         )  # fmt: skip
 
     def _tell_failure(self, container: Container, failure: Failure) -> None:

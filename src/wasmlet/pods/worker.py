@@ -99,6 +99,7 @@ class Worker:
         """Until the pod is gone (cancel it to leave the pod as it is)."""
         self.places.pod.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
+            await self._repeat_stops()
             while True:
                 await self._rooms.turns.take()
                 self._changed.clear()
@@ -171,10 +172,9 @@ class Worker:
         self.tell("Warning", refusal.reason, refusal.message)
 
     async def _prepare(self) -> None:
-        pod, settings = self.bundle.pod, self._rooms.settings
-        if not self.facts.pod_ip:
-            self.facts.pod_ip = settings.host_ips[0] if settings.host_ips else ""
+        pod = self.bundle.pod
         try:
+            self.facts.pod_ip = self._rooms.addresses.claim(self.bundle.uid)
             for container in plan.all_containers(pod):
                 (self.places.logs / container.name).mkdir(mode=0o750, parents=True, exist_ok=True)
             for volume in pod.spec.volumes:
@@ -190,7 +190,7 @@ class Worker:
         fault = error.fault.value if isinstance(error, WasmletError) else "wasmlet"
         self.facts.volume_failure = Failure(
             stage="volumes", shown="ContainerCreating", message=str(error), at=now, fault=fault,
-            not_found=isinstance(error, NotFoundError),
+            not_found=isinstance(error, NotFoundError), error=str(error),
             cause=error.reason if isinstance(error, WasmletError) else "FailedMount",
             count=1 + (before.count if before else 0), retry_at=now + self._rooms.settings.sync_seconds,
         )  # fmt: skip
@@ -201,7 +201,7 @@ class Worker:
         assert failure is not None
         failure.shown = "ImagePullBackOff"
         image = self._container(name).image
-        failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.message}'
+        failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.error}'
         self.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container=name)
 
     async def _stop(self, step: plan.Stop) -> None:
@@ -213,6 +213,15 @@ class Worker:
         if first:
             self.tell("Normal", "Killing", _killing_text(step, attempt), container=step.container)
         await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=step.grace_seconds)
+
+    async def _repeat_stops(self) -> None:
+        """Ask once more for the stops that were saved: an earlier agent may have died before it asked."""
+        for container in plan.all_containers(self.bundle.pod):
+            attempt = self.facts.container(container.name).last
+            if attempt is None or attempt.finished_at is not None or attempt.stopping is None:
+                continue
+            left = attempt.stopping.at + attempt.stopping.grace_seconds - self._rooms.clock()
+            await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=max(0.0, left))
 
     def _expire(self) -> None:
         message = "Pod was active on the node longer than the specified deadline"
@@ -231,6 +240,7 @@ class Worker:
             logger.error("tear down failed", extra={"pod": self.bundle.uid, "error": str(error)})
             await self._wait(self._rooms.clock() + FULL_DISK_RETRY_SECONDS)
             return
+        self._rooms.addresses.release(self.bundle.uid)
         self.facts.torn_down_at = self._rooms.clock()
 
     def _remove_containers(self) -> None:

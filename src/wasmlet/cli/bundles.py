@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,10 +103,25 @@ def _from_manifest(manifest: Manifest, folder: Path, target: str, options: Optio
     if not manifest.pods:
         raise UserError(f"{target} holds no Pod", hint="add a document of kind Pod")
     for pod in manifest.pods:
+        manifest.warnings += [f"{target}: Pod {pod.metadata.name!r}: {each}" for each in _without_effect(pod)]
         _complete(pod, options)
         for container in [*pod.spec.init_containers, *pod.spec.containers]:
             container.image = _resolved(container.image, folder)
     return [Bundle(pod=pod, config_maps=manifest.config_maps, secrets=manifest.secrets) for pod in manifest.pods]
+
+
+def _without_effect(pod: Pod) -> Iterator[str]:
+    """Fields that Kubernetes knows and this release reads over; a person must not wait for what never comes."""
+    for container in [*pod.spec.init_containers, *pod.spec.containers]:
+        if container.lifecycle is not None:
+            yield f"container {container.name!r}: lifecycle hooks are not run by this release"
+        if "cpu" in container.resources.limits:
+            yield f"container {container.name!r}: resources.limits.cpu is not enforced by this release"
+        for probe in (container.liveness_probe, container.readiness_probe, container.startup_probe):
+            if probe is not None and (probe.exec is not None or probe.grpc is not None):
+                yield f"container {container.name!r}: exec and grpc probes are not run by this release"
+    if pod.spec.ephemeral_containers:
+        yield "ephemeralContainers are not run by this release"
 
 
 def _complete(pod: Pod, options: Options) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from wasmlet.kube.types import Pod
+from wasmlet.kube.types import ConfigMap, Pod, Secret
 from wasmlet.pods.facts import Failure
 
 
@@ -54,7 +54,7 @@ class Account(Document):
     """All there is to say about a pod.
 
     `stage` is a value of `plan.Stage`; `exit_code` is set once the pod has ended for good; `failures` are steps that
-    failed and are tried again, by container ("" is the pod itself).
+    failed and are tried again, by container ("" is the pod itself). The values of `secrets` are masked.
     """
 
     pod: Pod
@@ -62,6 +62,8 @@ class Account(Document):
     exit_code: int | None
     runs: list[Run]
     failures: dict[str, Failure]
+    config_maps: list[ConfigMap] = []
+    secrets: list[Secret] = []
     news: list[News] = []
 
 

@@ -11,6 +11,7 @@ from wasmlet.kube.objects import Documents
 from wasmlet.kube.types import ConfigMap, Pod, Secret
 
 FILE_NAME = "pod.json"
+MASK = "***"
 
 
 class Bundle(msgspec.Struct, rename="camel", kw_only=True):
@@ -28,6 +29,15 @@ class Bundle(msgspec.Struct, rename="camel", kw_only=True):
     def uid(self) -> str:
         """The pod's UID, its identity."""
         return self.pod.metadata.uid
+
+    def masked_secrets(self) -> list[Secret]:
+        """The Secrets with every value shown as `***`."""
+        return [
+            msgspec.structs.replace(
+                secret, data=dict.fromkeys(secret.data, MASK), string_data=dict.fromkeys(secret.string_data, MASK)
+            )
+            for secret in self.secrets
+        ]
 
     def documents(self) -> Documents:
         """The configuration objects as a source for volumes and environments."""

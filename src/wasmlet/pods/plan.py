@@ -366,16 +366,6 @@ def _tear_down(_view: View) -> Step | None:
     return TearDown()
 
 
-def _wait(view: View) -> Step | None:
-    """Until the earliest moment at which a container may start again."""
-    moments = []
-    for container in all_containers(view.pod):
-        step = _start_if_due(view, container)
-        if isinstance(step, Wait) and step.until is not None:
-            moments.append(step.until)
-    return Wait(min(moments, default=None))
-
-
 TABLE: dict[Stage, tuple[Rule, ...]] = {
     Stage.NEW: (_admit,),
     Stage.PREPARING: (_expire, _prepare),
@@ -386,7 +376,6 @@ TABLE: dict[Stage, tuple[Rule, ...]] = {
         _end_when_done,
         _initialize,
         _start_app_containers,
-        _wait,
     ),
     Stage.ENDING: (_stop_apps, _stop_sidecars_of_ending, _end),
     Stage.ENDED: (_tear_down,),
@@ -396,18 +385,27 @@ TABLE: dict[Stage, tuple[Rule, ...]] = {
 
 def next_step(view: View) -> Step:
     """The one thing to do now for this pod."""
-    for rule in TABLE[stage(view)]:
-        step = rule(view)
-        if step is not None:
-            return _within_deadline(view, step)
-    return Wait()
+    steps = (rule(view) for rule in TABLE[stage(view)])
+    step = next((each for each in steps if each is not None), Wait())
+    return Wait(min(_moments(view, step), default=None)) if isinstance(step, Wait) else step
 
 
-def _within_deadline(view: View, step: Step) -> Step:
+def _moments(view: View, wait: Wait) -> Iterator[float]:
+    """When there may be something to do though nothing happens: what the rule waits for, restarts, the deadline.
+
+    A rule waits for one container; others may be due before (a sidecar, while an init container is at work).
+    """
+    if wait.until is not None:
+        yield wait.until
+    if stage(view) not in (Stage.PREPARING, Stage.RUNNING):
+        return
     deadline = _deadline(view)
-    if not isinstance(step, Wait) or deadline is None or stage(view) not in (Stage.PREPARING, Stage.RUNNING):
-        return step
-    return Wait(deadline if step.until is None else min(deadline, step.until))
+    if deadline is not None:
+        yield deadline
+    for container in all_containers(view.pod):
+        step = _start_if_due(view, container)
+        if isinstance(step, Wait) and step.until is not None:
+            yield step.until
 
 
 def retry_delay(failure: Failure | None, *, stage: str, back_off: BackOff, sync_seconds: float = 10.0) -> float:

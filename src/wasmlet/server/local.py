@@ -118,7 +118,7 @@ class LocalServer:
         accounts = []
         for worker in self._dispatch.workers:
             await self._turns.take()
-            accounts.append(msgspec.json.encode(self.account(worker, news=False)))
+            accounts.append(msgspec.json.encode(self.account(worker, whole=False)))
         return web.Response(body=b"[" + b",".join(accounts) + b"]", content_type="application/json")
 
     async def _submit(self, request: web.Request) -> web.Response:
@@ -174,14 +174,14 @@ class LocalServer:
         watch.news.clear()
         watch.progress.clear()
         if watch.changed:
-            frames.append(Frame(account=self.account(worker, news=False)))
+            frames.append(Frame(account=self.account(worker, whole=False)))
         watch.changed = False
         return frames
 
     # --- accounts -----------------------------------------------------------------------------------------------------
 
-    def account(self, worker: Worker, *, news: bool = True) -> Account:
-        """What is known of a pod now."""
+    def account(self, worker: Worker, *, whole: bool = True) -> Account:
+        """What is known of a pod now; without `whole`, without its news and what came with it."""
         view = worker.view()
         own = view.facts.containers
         failures = {name: each.failure for name, each in own.items() if each.failure is not None}
@@ -207,7 +207,9 @@ class LocalServer:
                 for attempt in each.attempts
             ],
             failures=failures,
-            news=self._hub.kept(worker.bundle.uid) if news else [],
+            config_maps=worker.bundle.config_maps if whole else [],
+            secrets=worker.bundle.masked_secrets() if whole else [],
+            news=self._hub.kept(worker.bundle.uid) if whole else [],
         )
 
 

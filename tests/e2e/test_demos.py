@@ -1,0 +1,38 @@
+"""Every demo prints what its expected.txt says."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Wasmlet
+from tests.support.guests import DEMOS
+
+MANIFESTS = sorted(DEMOS.glob("*/pod.yaml"))
+
+
+def test_the_four_languages_are_there() -> None:
+    names = {manifest.parent.name for manifest in MANIFESTS}
+    assert {f"hello-world-{each}" for each in ("rust", "c", "assemblyscript", "go")} <= names
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.parent.name)
+def test_demo_prints_what_it_should(manifest: Path, wasmlet: Wasmlet) -> None:
+    with wasmlet.start("run", manifest) as process:
+        output, error = process.communicate(timeout=50)
+    assert process.returncode == 0
+    expected = (manifest.parent / "expected.txt").read_text().splitlines(keepends=True)
+    assert output.decode() == "".join(line for line in expected if "stderr" not in line)
+    assert error.decode() == "hello from stderr!\n"
+
+
+def test_one_pipe_for_both_streams_keeps_their_order(wasmlet: Wasmlet) -> None:
+    demo = DEMOS / "hello-world-c"
+    with subprocess.Popen(
+        ["python3", str(DEMOS / "run.py"), "false"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as failing:
+        assert failing.wait(timeout=50) == 1, "the runner tells a demo that fails"
+    result = wasmlet("run", demo / "pod.yaml")
+    assert result.stdout.decode().startswith("hello from stdout!\n")

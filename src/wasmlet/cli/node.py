@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -25,7 +27,17 @@ def node_command(state: str | None, idle: bool, ready: int | None, log_level: st
     logging.basicConfig(level=log_level.upper(), handlers=[_handler()])
     settings = config.load(state=state)
     idle_seconds = settings.file.agent_idle_seconds if idle else None
-    asyncio.run(agent.serve(settings, idle_seconds=idle_seconds, ready_descriptor=ready))
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(agent.serve(settings, idle_seconds=idle_seconds, ready_descriptor=ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the loop: uvloop where it is installed (the extra `fast`), else asyncio itself."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    uvloop = importlib.import_module("uvloop")
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
 
 
 class _Logfmt(logging.Formatter):

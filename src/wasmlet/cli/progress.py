@@ -20,7 +20,9 @@ class ProgressLine:
 
     def show(self, frame: Frame) -> None:
         """Draw what the frame tells."""
-        if frame.progress is not None:
+        if frame.progress is not None and frame.progress.stage == "done":
+            self.clear()
+        elif frame.progress is not None:
             self._draw(_text(frame.progress))
         elif frame.account is not None:
             self._tell_restarts(frame.account)
@@ -58,6 +60,7 @@ class ProgressLine:
                 f"again (restartPolicy {policy}); {waiting.message.partition(' restarting')[0]}; Ctrl-C ends the pod",
                 style="dim",
                 highlight=False,
+                soft_wrap=True,
             )
 
 

@@ -29,7 +29,7 @@ class News(Document):
 
 
 class Progress(Document):
-    """Long work under way for a container: `stage` is "pull" or "compile"; sizes are bytes, 0 when unknown."""
+    """Long work for a container: `stage` is "pull", "compile" or "done"; sizes are bytes, 0 when unknown."""
 
     container: str
     stage: str

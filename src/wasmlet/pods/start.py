@@ -104,7 +104,11 @@ class Starter:
         """
         own = self._worker.facts.container(container.name)
         try:
-            prepared = await self._worker.unless_ending(self._prepare(container, number))
+            try:
+                prepared = await self._worker.unless_ending(self._prepare(container, number))
+            finally:
+                done = Progress(container=container.name, stage="done", subject="")
+                self._rooms.listener.progress(self._worker.bundle.uid, done)
             await self._put(container, number, prepared)
         except _StageError as failed:
             own.failure = self._failure(failed, own.failure)

@@ -41,10 +41,12 @@ class Hub:
     def __init__(self) -> None:
         self._watches: dict[str, set[Watch]] = {}
         self._news: dict[str, collections.deque[News]] = {}
+        self._progress: dict[str, dict[str, Progress]] = {}
 
     def removed(self, uid: str) -> None:
         """The pod is gone for good: watchers see its last account, and its news is dropped."""
         self._news.pop(uid, None)
+        self._progress.pop(uid, None)
         self.changed(uid)
 
     def changed(self, uid: str) -> None:
@@ -62,7 +64,11 @@ class Hub:
             watch.mark()
 
     def progress(self, uid: str, progress: Progress) -> None:
-        """Pass on how far long work is; the newest for each container counts."""
+        """Pass on how far long work is; the newest for each container counts, for watchers that come later too."""
+        under_way = self._progress.setdefault(uid, {})
+        under_way[progress.container] = progress
+        if progress.stage == "done":
+            del under_way[progress.container]
         for watch in self._watches.get(uid, ()):
             watch.progress[progress.container] = progress
             watch.mark()
@@ -75,6 +81,7 @@ class Hub:
     def watch(self, uid: str) -> Iterator[Watch]:
         """Watch a pod while the context lasts; begins with its present status."""
         watch = Watch()
+        watch.progress |= self._progress.get(uid, {})
         self._watches.setdefault(uid, set()).add(watch)
         watch.changed = True
         watch.mark()

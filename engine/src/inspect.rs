@@ -1,0 +1,307 @@
+//! What a file is: decided from its bytes alone, before anything is compiled.
+
+use crate::command::{ENTRY_POINT, P0, P1};
+use crate::protocol::{Error, ErrorReason, Format, Wasi};
+use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
+use wasmparser::types::Types;
+use wasmparser::{BinaryReaderError, Encoding, Parser, Payload, Validator, WasmFeatures};
+
+/// Interfaces of WASI 0.2 that the linker defines (a test compares), without versions.
+const P2_INTERFACES: [&str; 27] = [
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/wall-clock",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
+    "wasi:sockets/instance-network",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/tcp-create-socket",
+    "wasi:sockets/udp",
+    "wasi:sockets/udp-create-socket",
+];
+
+/// The names on a binary's outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binary {
+    /// How it is packed.
+    pub format: Format,
+    /// Module and name; of a component's import only a name, and only what has to be linked.
+    pub imports: Vec<(String, String)>,
+    /// Names.
+    pub exports: Vec<String>,
+}
+
+/// Reads the names; refuses what is not WebAssembly or is broken.
+pub fn read(bytes: &[u8]) -> Result<Binary, Error> {
+    if !bytes.starts_with(b"\0asm") {
+        return Err(Error::new(ErrorReason::NotWasm, not_wasm(bytes)));
+    }
+    read_names(bytes).map_err(|error| {
+        Error::new(
+            ErrorReason::Malformed,
+            format!("the WebAssembly binary is truncated or invalid: {error}"),
+        )
+    })
+}
+
+fn read_names(bytes: &[u8]) -> Result<Binary, BinaryReaderError> {
+    let mut binary = Binary {
+        format: Format::Module,
+        imports: Vec::new(),
+        exports: Vec::new(),
+    };
+    let mut depth = 0_u32;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload? {
+            Payload::Version { encoding, .. } => {
+                if depth == 0 && encoding == Encoding::Component {
+                    binary.format = Format::Component;
+                }
+                depth += 1;
+            }
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            _ if depth != 1 => {}
+            Payload::ImportSection(section) => {
+                for import in section.into_imports() {
+                    let import = import?;
+                    binary
+                        .imports
+                        .push((import.module.to_owned(), import.name.to_owned()));
+                }
+            }
+            Payload::ExportSection(section) => {
+                for export in section {
+                    binary.exports.push(export?.name.to_owned());
+                }
+            }
+            Payload::ComponentImportSection(section) => {
+                for import in section {
+                    binary
+                        .imports
+                        .push((String::new(), import?.name.name.to_owned()));
+                }
+            }
+            Payload::ComponentExportSection(section) => {
+                for export in section {
+                    binary.exports.push(export?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    if binary.format == Format::Component {
+        // What of the features wasmtime does not have is found when it compiles.
+        let types = Validator::new_with_features(WasmFeatures::all()).validate_all(bytes)?;
+        binary
+            .imports
+            .retain(|(_, name)| needs_linking(&types, name));
+    }
+    Ok(binary)
+}
+
+/// False for an interface of which only types are used: it has no definition anywhere.
+fn needs_linking(types: &Types, import: &str) -> bool {
+    let is_bare_type = |entity: &ComponentEntityType| matches!(entity, ComponentEntityType::Type { created, .. } if !matches!(created, ComponentAnyTypeId::Resource(_)));
+    match types.component_item_for_import(import).map(|item| item.ty) {
+        Some(ComponentEntityType::Instance(id)) => !types[id]
+            .exports
+            .values()
+            .all(|item| is_bare_type(&item.ty)),
+        Some(entity) => !is_bare_type(&entity),
+        None => true,
+    }
+}
+
+impl Binary {
+    /// Refuses what no command is; says what it is instead.
+    pub fn require_command(&self) -> Result<(), Error> {
+        let refuse = |message: String| Err(Error::new(ErrorReason::NoEntryPoint, message));
+        match self.format {
+            Format::Module if self.is_actor() => refuse(
+                "the module is a waPC or waSCC actor, a kind which this version of wasmlet does not serve yet".into(),
+            ),
+            Format::Module if !self.exports.iter().any(|name| name == ENTRY_POINT) => refuse(format!(
+                "the module has no {ENTRY_POINT} function; it exports {}; build it as a command, not as a library",
+                enumerate(&self.exports)
+            )),
+            Format::Component if self.serves_http() => refuse(
+                "the component serves wasi:http, a kind which this version of wasmlet does not serve yet".into(),
+            ),
+            Format::Component if !self.exports.iter().any(|name| name.starts_with("wasi:cli/run@0.2.")) => {
+                refuse(format!(
+                    "the component does not export wasi:cli/run@0.2; it exports {}; build it for wasm32-wasip2",
+                    enumerate(&self.exports)
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Which WASI it was built for.
+    pub fn wasi(&self) -> Wasi {
+        let imports = |name: &str| self.imports.iter().any(|(module, _)| module == name);
+        match self.format {
+            Format::Component => Wasi::P2,
+            Format::Module if imports(P1) => Wasi::P1,
+            Format::Module if imports(P0) => Wasi::P0,
+            Format::Module => Wasi::None,
+        }
+    }
+
+    /// Refuses imports that nothing provides, naming all; `defines` knows the core modules' ones.
+    pub fn require_imports(
+        &self,
+        mut defines: impl FnMut(&str, &str) -> bool,
+    ) -> Result<(), Error> {
+        let mut missing: Vec<String> = self
+            .imports
+            .iter()
+            .filter(|(module, name)| match self.format {
+                Format::Module => !defines(module, name),
+                Format::Component => !is_p2_interface(name),
+            })
+            .map(|(module, name)| {
+                if module.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{module}.{name}")
+                }
+            })
+            .collect();
+        missing.sort();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let what = if self.format == Format::Module {
+            "module"
+        } else {
+            "component"
+        };
+        let message = format!(
+            "the {what} imports {}, which no host of this engine provides; \
+             build it for WASI (wasm32-wasip1 or wasm32-wasip2)",
+            missing.join(", ")
+        );
+        Err(Error::new(ErrorReason::MissingImport, message))
+    }
+
+    fn is_actor(&self) -> bool {
+        self.imports
+            .iter()
+            .any(|(module, _)| module.starts_with("wapc") || module.starts_with("wasmbus"))
+    }
+
+    fn serves_http(&self) -> bool {
+        self.exports.iter().any(|name| {
+            name.starts_with("wasi:http/incoming-handler@")
+                || name.starts_with("wasi:http/handler@")
+        })
+    }
+}
+
+fn is_p2_interface(import: &str) -> bool {
+    import
+        .split_once('@')
+        .is_some_and(|(name, version)| version.starts_with("0.2.") && P2_INTERFACES.contains(&name))
+}
+
+/// A few names for a message.
+fn enumerate(names: &[String]) -> String {
+    const SHOWN: usize = 12;
+    match names.len() {
+        0 => "nothing".to_owned(),
+        count if count <= SHOWN => names.join(", "),
+        count => format!("{} and {} more", names[..SHOWN].join(", "), count - SHOWN),
+    }
+}
+
+fn not_wasm(bytes: &[u8]) -> String {
+    let head = &bytes[..bytes.len().min(512)];
+    let what = if head.is_empty() {
+        "it is empty"
+    } else if b"\0asm".starts_with(head) {
+        "it ends within the first four bytes"
+    } else if head.starts_with(b"\x7fELF") {
+        "it is an ELF executable, a program for Linux; compile its source for wasm32-wasip1 or wasm32-wasip2"
+    } else if head.starts_with(b"#!") {
+        "it is a script; only WebAssembly can be run"
+    } else if head.starts_with(b"\x1f\x8b") {
+        "it is gzip-compressed"
+    } else if head.trim_ascii_start().starts_with(b"(module")
+        || head.trim_ascii_start().starts_with(b"(component")
+    {
+        "it is WebAssembly text; translate it with `wasm-tools parse` or `wat2wasm`"
+    } else if std::str::from_utf8(head).is_ok_and(|text| !text.contains('\0')) {
+        "it is text"
+    } else {
+        "it does not begin as a WebAssembly binary does"
+    };
+    format!("the file is not WebAssembly: {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command::Linkers;
+    use wasmtime::Module;
+    use wasmtime::component::Component;
+
+    #[test]
+    fn an_interface_of_types_only_has_not_to_be_linked() {
+        let text = r#"(component
+            (import "my:own/types@0.1.0" (instance (type $r (record (field "a" u32))) (export "r" (type (eq $r)))))
+            (import "my:own/things@0.1.0" (instance (export "thing" (type (sub resource)))))
+            (import "my:own/calls@0.1.0" (instance (export "call" (func)))))"#;
+        let binary = read(&wat::parse_str(text).expect("wat")).expect("component");
+        let names: Vec<&str> = binary
+            .imports
+            .iter()
+            .map(|(_, name)| name.as_str())
+            .collect();
+        assert_eq!(names, ["my:own/things@0.1.0", "my:own/calls@0.1.0"]);
+    }
+
+    /// A resource of the interface, or else a function: what the linker must have if it has the interface.
+    #[test]
+    fn the_linker_defines_every_listed_interface() {
+        let engine = crate::settings::compiling().expect("engine");
+        let linkers = Linkers::new(&engine).expect("linkers");
+        for interface in P2_INTERFACES {
+            let text = format!(
+                r#"(component (import "{interface}@0.2.0" (instance (export "no-such" (func)))))"#
+            );
+            let component =
+                Component::new(&engine, wat::parse_str(text).expect("wat")).expect("component");
+            let error = linkers
+                .component(&component)
+                .err()
+                .expect("no such function");
+            // An interface that it has not at all is told in other words.
+            let told = format!("{error:?}");
+            assert!(told.contains("no-such"), "{interface}: {told}");
+        }
+        let module = Module::new(
+            &engine,
+            wat::parse_str(r#"(module (func (export "_start")))"#).expect("wat"),
+        );
+        assert!(linkers.module(&module.expect("module")).is_ok());
+    }
+}

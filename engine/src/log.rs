@@ -1,0 +1,338 @@
+//! A container's output on its way to the log file, in CRI format:
+//! `{RFC 3339 time} {stdout|stderr} {P|F} {content}`.
+//!
+//! The guest's side frames lines into a bounded buffer and never waits for a disk; the thread of `disk.rs` takes
+//! the buffer away. A line's unterminated rest stays here until its newline comes, until it is as long as a line
+//! may be, or until it is clear that a reader waits for it (a prompt).
+
+use crate::disk::Disk;
+use crate::sync::lock;
+use crate::time::Timestamp;
+use bytes::Bytes;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::AsyncWrite;
+use tokio::sync::Notify;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// Longer lines are cut into parts, as containerd and CRI-O do.
+const LINE_BYTES: usize = 16 * 1024;
+
+/// A guest whose framed output is this far ahead of the disk waits.
+const AHEAD_BYTES: usize = 64 * 1024;
+
+/// What a guest may write at once; a newline alone grows about 45-fold in CRI format, so this bounds the buffer.
+const WRITE_BYTES: usize = 16 * 1024;
+
+/// After this a line's unterminated rest is shown.
+const REST_DELAY: Duration = Duration::from_millis(100);
+
+/// Which of the guest's two outputs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+impl Stream {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Where a log is kept, and how much of it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The current file.
+    pub path: PathBuf,
+    /// Rotated when it has grown past this.
+    pub max_bytes: u64,
+    /// Files kept in total.
+    pub max_files: usize,
+}
+
+/// One container's log.
+pub struct Log {
+    /// Where it is kept.
+    pub place: Place,
+    disk: Disk,
+    buffer: Mutex<Buffer>,
+    room: Notify,
+    /// What could not be written; touched only by the disk's thread.
+    pub lost: Mutex<Lost>,
+}
+
+/// Output that the disk did not take.
+#[derive(Default)]
+pub struct Lost {
+    /// Bytes of the log file's format.
+    pub bytes: u64,
+    /// The last error.
+    pub cause: String,
+}
+
+#[derive(Default)]
+struct Buffer {
+    /// Framed lines that the disk has not taken yet.
+    framed: Vec<u8>,
+    /// Unterminated rests of stdout and stderr.
+    rests: [Vec<u8>; 2],
+    /// The disk's thread knows of `framed`.
+    queued: bool,
+    /// A timer will show the rests.
+    armed: bool,
+}
+
+impl Log {
+    /// A log at `place`, whose file was already opened once with success.
+    pub fn new(place: Place, disk: Disk) -> Arc<Self> {
+        Arc::new(Self {
+            place,
+            disk,
+            buffer: Mutex::default(),
+            room: Notify::new(),
+            lost: Mutex::default(),
+        })
+    }
+
+    /// Takes the guest's bytes; never blocks and never fails.
+    pub fn write(self: &Arc<Self>, stream: Stream, bytes: &[u8]) {
+        let mut buffer = lock(&self.buffer);
+        let buffer = &mut *buffer;
+        frame(
+            &mut buffer.framed,
+            stream,
+            &mut buffer.rests[stream as usize],
+            bytes,
+        );
+        self.queue(buffer);
+        if !buffer.armed && buffer.rests.iter().any(|rest| !rest.is_empty()) {
+            buffer.armed = true;
+            self.arm();
+        }
+    }
+
+    /// Shows unterminated rests now: the guest waits for an answer to them, or it is over.
+    pub fn flush_rests(self: &Arc<Self>) {
+        let mut buffer = lock(&self.buffer);
+        let buffer = &mut *buffer;
+        let now = Timestamp::now();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let rest = std::mem::take(&mut buffer.rests[stream as usize]);
+            if !rest.is_empty() {
+                push_line(&mut buffer.framed, now, stream, 'P', &[&rest]);
+            }
+        }
+        self.queue(buffer);
+    }
+
+    /// The framed lines, for the disk's thread; after an empty answer it forgets this log.
+    pub fn take(&self) -> Vec<u8> {
+        let mut buffer = lock(&self.buffer);
+        buffer.queued = !buffer.framed.is_empty();
+        let framed = std::mem::take(&mut buffer.framed);
+        self.room.notify_waiters();
+        framed
+    }
+
+    fn queue(self: &Arc<Self>, buffer: &mut Buffer) {
+        if !buffer.queued && !buffer.framed.is_empty() {
+            buffer.queued = true;
+            self.disk.append(Arc::clone(self));
+        }
+    }
+
+    /// One timer for a pending rest, none for an idle log.
+    fn arm(self: &Arc<Self>) {
+        let log = Arc::downgrade(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(REST_DELAY).await;
+            if let Some(log) = log.upgrade() {
+                lock(&log.buffer).armed = false;
+                log.flush_rests();
+            }
+        });
+    }
+
+    fn has_room(&self) -> bool {
+        lock(&self.buffer).framed.len() < AHEAD_BYTES
+    }
+
+    async fn wait_for_room(&self) {
+        loop {
+            let room = self.room.notified();
+            if self.has_room() {
+                return;
+            }
+            room.await;
+        }
+    }
+}
+
+/// Appends `bytes` to the rest of the stream's line, and each line that becomes whole to `framed`.
+fn frame(framed: &mut Vec<u8>, stream: Stream, rest: &mut Vec<u8>, mut bytes: &[u8]) {
+    let now = Timestamp::now();
+    while !bytes.is_empty() {
+        let room = LINE_BYTES - rest.len();
+        let newline = bytes.iter().take(room + 1).position(|&byte| byte == b'\n');
+        if let Some(end) = newline {
+            push_line(framed, now, stream, 'F', &[rest, &bytes[..end]]);
+            rest.clear();
+            bytes = &bytes[end + 1..];
+        } else if bytes.len() > room {
+            push_line(framed, now, stream, 'P', &[rest, &bytes[..room]]);
+            rest.clear();
+            bytes = &bytes[room..];
+        } else {
+            rest.extend_from_slice(bytes);
+            return;
+        }
+    }
+    if rest.is_empty() {
+        // A container that is silent from now on keeps no buffer.
+        *rest = Vec::new();
+    }
+}
+
+fn push_line(framed: &mut Vec<u8>, time: Timestamp, stream: Stream, tag: char, parts: &[&[u8]]) {
+    // Writing into a vector does not fail.
+    let _ = write!(framed, "{time} {} {tag} ", stream.name());
+    for part in parts {
+        framed.extend_from_slice(part);
+    }
+    framed.push(b'\n');
+}
+
+/// A line of wasmlet's own, for the disk's thread.
+pub fn notice(text: &str) -> Vec<u8> {
+    let mut framed = Vec::new();
+    push_line(
+        &mut framed,
+        Timestamp::now(),
+        Stream::Stderr,
+        'F',
+        &[text.as_bytes()],
+    );
+    framed
+}
+
+/// The guest's end of one stream.
+#[derive(Clone)]
+pub struct Output {
+    log: Arc<Log>,
+    stream: Stream,
+}
+
+impl Output {
+    /// What the guest writes here goes to `log`.
+    pub fn new(log: &Arc<Log>, stream: Stream) -> Self {
+        Self {
+            log: Arc::clone(log),
+            stream,
+        }
+    }
+}
+
+impl IsTerminal for Output {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Output {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Output {
+    async fn ready(&mut self) {
+        self.log.wait_for_room().await;
+    }
+}
+
+impl OutputStream for Output {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.log.write(self.stream, &bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(if self.log.has_room() { WRITE_BYTES } else { 0 })
+    }
+}
+
+/// Only p3 guests, which this version does not run yet, write this way; without back-pressure.
+impl AsyncWrite for Output {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
+        self.log.write(self.stream, bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes out when `writes` go in, without the times.
+    fn framed(writes: &[&[u8]]) -> (Vec<String>, Vec<u8>) {
+        let (mut out, mut rest) = (Vec::new(), Vec::new());
+        for bytes in writes {
+            frame(&mut out, Stream::Stdout, &mut rest, bytes);
+        }
+        let text = String::from_utf8(out).expect("text");
+        let lines = text
+            .lines()
+            .map(|line| line.split_once(' ').expect("time").1.to_owned());
+        (lines.collect(), rest)
+    }
+
+    #[test]
+    fn lines_are_joined_and_split() {
+        let (lines, rest) = framed(&[b"a", b"b\n\nc", b"d"]);
+        assert_eq!(lines, ["stdout F ab", "stdout F "]);
+        assert_eq!(rest, b"cd");
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        let long = vec![b'x'; LINE_BYTES];
+        let (lines, rest) = framed(&[&long, b"\n"]);
+        assert_eq!((lines.len(), rest.len()), (1, 0));
+        assert!(lines[0].starts_with("stdout F "));
+        let (lines, rest) = framed(&[&long, b"yz"]);
+        assert!(lines[0].starts_with("stdout P ") && lines[0].len() == LINE_BYTES + 9);
+        assert_eq!(rest, b"yz");
+    }
+}

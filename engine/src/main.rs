@@ -1,0 +1,163 @@
+//! `wasmlet-engine` hosts WebAssembly sandboxes for the node agent of wasmlet, which decides everything and speaks
+//! to it over a Unix socket. In come specs and compiled artifacts; out go log lines, exit files and events.
+//!
+//! - `serve`: builds the parts, owns signals and the order of the end
+//! - `control`: the socket's routes; `protocol`: their documents; `spec`: what is demanded of them; `time`: their
+//!   times
+//! - `registry`: all sandboxes and the way each goes; `sandbox`: one, with the table of its life; `events`: what
+//!   happened to them; `budget`: how many there can be
+//! - `guest`: a guest's own state; `command`: guests that run once; `exit`: what their end means; `epoch`: the clock
+//!   that interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
+//! - `log` and `stdin`: their streams; `disk`: the thread that writes log and exit files
+//! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
+//! - `trace`: the engine's own log; `sync`: how locks are taken
+
+#![deny(missing_docs)]
+
+mod allocator;
+mod artifact;
+mod budget;
+mod command;
+mod compile;
+mod control;
+mod disk;
+mod epoch;
+mod events;
+mod exit;
+mod guest;
+mod inspect;
+mod log;
+mod protocol;
+mod registry;
+mod sandbox;
+mod serve;
+mod settings;
+mod spec;
+mod stdin;
+mod sync;
+mod time;
+mod trace;
+
+use lexopt::{Arg, ValueExt as _};
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: allocator::Allocator = allocator::Allocator;
+
+const USAGE: &str = "\
+usage: wasmlet-engine serve --directory DIRECTORY
+       wasmlet-engine compile --output FILE [--memory-limit BYTES] < FILE
+       wasmlet-engine version";
+
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Request {
+    Serve(PathBuf),
+    Compile(compile::Task),
+    CompileInner(compile::Task),
+    Version,
+    Help,
+}
+
+fn main() -> ExitCode {
+    match parse(lexopt::Parser::from_env()) {
+        Ok(Request::Serve(directory)) => {
+            trace::start();
+            report(serve::serve(&directory))
+        }
+        Ok(Request::Compile(task)) => compile::outer(&task),
+        Ok(Request::CompileInner(task)) => compile::inner(&task),
+        Ok(Request::Version) => report(print_version()),
+        Ok(Request::Help) => report(print_line(USAGE)),
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "wasmlet-engine: {error}\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn report(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "wasmlet-engine: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_version() -> anyhow::Result<()> {
+    let version = protocol::Version {
+        version: env!("CARGO_PKG_VERSION"),
+        protocol: protocol::PROTOCOL,
+        compatibility: settings::compatibility().map_err(|error| anyhow::anyhow!("{error:?}"))?,
+    };
+    print_line(&serde_json::to_string(&version)?)
+}
+
+fn print_line(line: &str) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
+fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
+    let mut verb = None;
+    let (mut directory, mut output, mut memory_limit) = (None, None, None);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Arg::Long("help") | Arg::Short('h') => return Ok(Request::Help),
+            Arg::Long("directory") => directory = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("output") => output = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("memory-limit") => memory_limit = Some(arguments.value()?.parse()?),
+            Arg::Value(value) if verb.is_none() => verb = Some(value.string()?),
+            other => return Err(other.unexpected()),
+        }
+    }
+    let task = |output: Option<PathBuf>| {
+        let output = output.ok_or("--output is missing")?;
+        Ok::<_, lexopt::Error>(compile::Task {
+            output,
+            memory_limit,
+        })
+    };
+    match verb.as_deref() {
+        Some("serve") => Ok(Request::Serve(directory.ok_or("--directory is missing")?)),
+        Some("compile") => Ok(Request::Compile(task(output)?)),
+        Some(compile::INNER) => Ok(Request::CompileInner(task(output)?)),
+        Some("version") => Ok(Request::Version),
+        Some(other) => Err(format!("there is no subcommand {other}").into()),
+        None => Err("a subcommand is missing".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Request, lexopt::Error> {
+        parse(lexopt::Parser::from_args(arguments))
+    }
+
+    #[test]
+    fn every_verb_parses() {
+        assert_eq!(
+            parsed(&["serve", "--directory", "/run/x"]).ok(),
+            Some(Request::Serve("/run/x".into()))
+        );
+        let task = compile::Task {
+            output: "a".into(),
+            memory_limit: Some(5),
+        };
+        assert_eq!(
+            parsed(&["compile", "--output=a", "--memory-limit=5"]).ok(),
+            Some(Request::Compile(task))
+        );
+        assert_eq!(parsed(&["version"]).ok(), Some(Request::Version));
+        assert!(
+            parsed(&["serve"]).is_err()
+                && parsed(&[]).is_err()
+                && parsed(&["compile", "--output=a", "x"]).is_err()
+        );
+    }
+}

@@ -1,0 +1,358 @@
+//! Every sandbox of the engine, and the way each of them goes: prepared, started, run, written down.
+
+use crate::artifact::Artifacts;
+use crate::budget::Budgets;
+use crate::command::{Outcome, Program};
+use crate::disk::{self, Disk};
+use crate::epoch::Epoch;
+use crate::events::Events;
+use crate::exit::Ending;
+use crate::guest::Guest;
+use crate::log::{Log, Place, Stream};
+use crate::protocol::{Error, ErrorReason, Exit, SandboxSpec, State};
+use crate::sandbox::{Moment, Sandbox, Stop};
+use crate::sync::lock;
+use crate::time::Timestamp;
+use futures::FutureExt as _;
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use wasmtime::Engine;
+
+/// How long an exit waits for a disk that does not answer before its event goes out all the same.
+const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What all sandboxes share.
+pub struct Parts {
+    /// Runs the guests.
+    pub engine: Engine,
+    /// Interrupts them.
+    pub epoch: Arc<Epoch>,
+    /// Writes their files.
+    pub disk: Disk,
+    /// Their programs.
+    pub artifacts: Artifacts,
+    /// Tells of them.
+    pub events: Arc<Events>,
+    /// Bounds them.
+    pub budgets: Budgets,
+    /// Blocks for the engine's own sake, on threads that no guest's file operations can take.
+    pub opener: Handle,
+    /// This start of the engine.
+    pub incarnation: Arc<str>,
+}
+
+/// The sandboxes by id.
+pub struct Registry {
+    /// What they share.
+    pub parts: Parts,
+    known: Mutex<Known>,
+    /// Wakes who waits for the last sandbox to end.
+    quiet: Notify,
+}
+
+#[derive(Default)]
+struct Known {
+    sandboxes: BTreeMap<String, Arc<Sandbox>>,
+    running: usize,
+    closing: bool,
+}
+
+/// What a put found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// This request started it.
+    Created,
+    /// It was there, with this body.
+    Present,
+}
+
+/// What a start needs besides the spec; everything that had to be opened is open.
+struct Prepared {
+    program: Arc<Program>,
+    guest: Guest,
+    log: Arc<Log>,
+}
+
+impl Registry {
+    /// No sandboxes yet.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            parts,
+            known: Mutex::default(),
+            quiet: Notify::new(),
+        })
+    }
+
+    /// Creates and starts a sandbox, or finds the same one; waits until its start has settled.
+    pub async fn put(
+        self: &Arc<Self>,
+        id: &str,
+        spec: SandboxSpec,
+    ) -> Result<(Put, Arc<Sandbox>), Error> {
+        let (put, sandbox) = self.insert(id, spec)?;
+        sandbox.settled().await?;
+        Ok((put, sandbox))
+    }
+
+    fn insert(self: &Arc<Self>, id: &str, spec: SandboxSpec) -> Result<(Put, Arc<Sandbox>), Error> {
+        let mut known = lock(&self.known);
+        if let Some(sandbox) = known.sandboxes.get(id) {
+            if sandbox.is_of(&spec) {
+                return Ok((Put::Present, Arc::clone(sandbox)));
+            }
+            return Err(Error::new(
+                ErrorReason::Conflict,
+                format!("sandbox {id} exists with another spec"),
+            ));
+        }
+        if known.closing {
+            return Err(Error::new(
+                ErrorReason::Busy,
+                "the engine is shutting down; use another one",
+            ));
+        }
+        self.parts
+            .budgets
+            .admit(spec.mounts.len())
+            .map_err(|text| Error::new(ErrorReason::Busy, text))?;
+        let sandbox = Arc::new(Sandbox::new(id.to_owned(), &spec));
+        known.sandboxes.insert(id.to_owned(), Arc::clone(&sandbox));
+        known.running += 1;
+        // The sandbox's own task: a client that goes away in the middle changes nothing.
+        tokio::spawn(Arc::clone(self).live(Arc::clone(&sandbox), spec));
+        Ok((Put::Created, sandbox))
+    }
+
+    /// One sandbox.
+    pub fn get(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
+        let known = lock(&self.known);
+        known.sandboxes.get(id).cloned().ok_or_else(|| {
+            Error::new(
+                ErrorReason::NotFound,
+                format!("no sandbox {id} in this engine"),
+            )
+        })
+    }
+
+    /// All sandboxes, sorted by id.
+    pub fn list(&self) -> Vec<Arc<Sandbox>> {
+        lock(&self.known).sandboxes.values().cloned().collect()
+    }
+
+    /// How many are known, and how many of them have not ended.
+    pub fn counts(&self) -> (usize, usize) {
+        let known = lock(&self.known);
+        (known.sandboxes.len(), known.running)
+    }
+
+    /// Forgets an ended sandbox; an unknown one is forgotten already.
+    pub fn delete(&self, id: &str) -> Result<(), Error> {
+        let mut known = lock(&self.known);
+        if known
+            .sandboxes
+            .get(id)
+            .is_some_and(|it| it.state() != State::Exited)
+        {
+            return Err(Error::new(
+                ErrorReason::Conflict,
+                format!("sandbox {id} is running; stop it first"),
+            ));
+        }
+        known.sandboxes.remove(id);
+        Ok(())
+    }
+
+    /// Takes no new sandboxes, if none is running.
+    pub fn close_if_quiet(&self) -> Result<(), Error> {
+        let mut known = lock(&self.known);
+        if known.running > 0 {
+            let text = format!("{} sandboxes are running; stop them first", known.running);
+            return Err(Error::new(ErrorReason::Conflict, text));
+        }
+        known.closing = true;
+        Ok(())
+    }
+
+    /// Takes no new sandboxes, ends all, and waits until their exits are written, at most `patience`.
+    pub async fn close(&self, patience: Duration) {
+        let all: Vec<_> = {
+            let mut known = lock(&self.known);
+            known.closing = true;
+            known.sandboxes.values().cloned().collect()
+        };
+        for sandbox in all {
+            sandbox.stop(Stop::Notice);
+        }
+        let quiet = async {
+            loop {
+                let quiet = self.quiet.notified();
+                if lock(&self.known).running == 0 {
+                    return;
+                }
+                quiet.await;
+            }
+        };
+        if tokio::time::timeout(patience, quiet).await.is_err() {
+            tracing::error!(
+                running = self.counts().1,
+                "shutdown failed to wait for all sandboxes"
+            );
+        }
+    }
+
+    /// A sandbox's whole life.
+    async fn live(self: Arc<Self>, sandbox: Arc<Sandbox>, spec: SandboxSpec) {
+        // Of the spec only this is needed later, and a thousand specs are a megabyte.
+        let exit_file = spec.exit_file.clone();
+        let outcome = match self.prepare(&sandbox, spec).await {
+            Err(refusal) => Err(refusal),
+            Ok(prepared) => {
+                let log = Arc::clone(&prepared.log);
+                match self.run(&sandbox, prepared).await {
+                    Outcome::Refused(refusal) => Err(refusal),
+                    Outcome::Ended(ending) => Ok((log, ending)),
+                }
+            }
+        };
+        match outcome {
+            Ok((log, ending)) => self.finish(&sandbox, &exit_file, log, ending).await,
+            Err(refusal) => {
+                tracing::warn!(sandbox = sandbox.id, pod = sandbox.pod(), %refusal, "sandbox failed to start");
+                lock(&self.known).sandboxes.remove(&sandbox.id);
+                sandbox.set_refused(refusal);
+            }
+        }
+        lock(&self.known).running -= 1;
+        self.quiet.notify_waiters();
+    }
+
+    /// Opens everything, on a thread that may block: the files may lie on a slow or dead file system.
+    async fn prepare(
+        self: &Arc<Self>,
+        sandbox: &Arc<Sandbox>,
+        spec: SandboxSpec,
+    ) -> Result<Prepared, Error> {
+        let (registry, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        let opened = self.parts.opener.spawn_blocking(move || {
+            let program = registry.parts.artifacts.load(&spec.artifact)?;
+            let log = registry.open_log(&spec)?;
+            let guest = Guest::new(&spec, &log, sandbox.stdin.as_ref())?;
+            Ok(Prepared {
+                program,
+                guest,
+                log,
+            })
+        });
+        opened
+            .await
+            .unwrap_or_else(|error| Err(Error::new(ErrorReason::Internal, error.to_string())))
+    }
+
+    fn open_log(&self, spec: &SandboxSpec) -> Result<Arc<Log>, Error> {
+        let refuse = |path: &Path, error: std::io::Error| {
+            Error::new(
+                ErrorReason::Log,
+                format!("cannot write {}: {error}", path.display()),
+            )
+        };
+        disk::open_log(&spec.log.path).map_err(|error| refuse(&spec.log.path, error))?;
+        if let Some(directory) = spec.exit_file.parent() {
+            rustix::fs::access(directory, rustix::fs::Access::WRITE_OK)
+                .map_err(|error| refuse(&spec.exit_file, error.into()))?;
+        }
+        let place = Place {
+            path: spec.log.path.clone(),
+            max_bytes: spec.log.max_bytes,
+            max_files: spec.log.max_files,
+        };
+        Ok(Log::new(place, self.parts.disk.clone()))
+    }
+
+    /// From the instance to the guest's last instruction, or to its interruption.
+    async fn run(&self, sandbox: &Arc<Sandbox>, prepared: Prepared) -> Outcome {
+        let store = prepared.guest.into_store(&self.parts.engine);
+        let started = || {
+            if let Err(illegal) = sandbox.set_started(Timestamp::now()) {
+                tracing::error!(sandbox = sandbox.id, %illegal, "start failed to be recorded");
+            }
+            tracing::info!(
+                sandbox = sandbox.id,
+                pod = sandbox.pod(),
+                container = sandbox.container(),
+                "sandbox started"
+            );
+            self.parts.events.publish(sandbox, Moment::Started);
+        };
+        let guest = self.parts.epoch.meter(prepared.program.run(store, started));
+        let guest = AssertUnwindSafe(guest).catch_unwind();
+        // A spinning guest yields at each tick, so that the stop is seen; dropping the future unwinds the guest,
+        // and a host call that does not return is left behind on its thread.
+        let ending = tokio::select! {
+            biased;
+            stop = sandbox.stopped() => match stop {
+                Stop::Notice => Ending::Stopped,
+                Stop::Now => Ending::Killed,
+            },
+            outcome = guest => match outcome {
+                Ok(Outcome::Ended(ending)) => ending,
+                Ok(refused) => return refused,
+                Err(_) => Ending::Failed("the engine panicked in a host call of this guest".to_owned()),
+            },
+        };
+        if sandbox.state() == State::Starting {
+            let text = format!(
+                "sandbox {} ended while it was started: {ending:?}",
+                sandbox.id
+            );
+            return Outcome::Refused(Error::new(ErrorReason::Start, text));
+        }
+        Outcome::Ended(ending)
+    }
+
+    /// Log, exit file, facts, event: in this order.
+    async fn finish(&self, sandbox: &Arc<Sandbox>, path: &Path, log: Arc<Log>, ending: Ending) {
+        let finished_at = Timestamp::now();
+        if let Some(stdin) = &sandbox.stdin {
+            stdin.close();
+        }
+        let verdict = ending.verdict();
+        log.flush_rests();
+        if !verdict.message.is_empty() {
+            log.write(Stream::Stderr, format!("{}\n", verdict.message).as_bytes());
+        }
+        let exit = Arc::new(Exit {
+            id: sandbox.id.clone(),
+            exit_code: verdict.code,
+            reason: verdict.reason,
+            fault: verdict.fault,
+            message: verdict.message,
+            started_at: sandbox.started_at().unwrap_or(finished_at),
+            finished_at,
+            incarnation: self.parts.incarnation.to_string(),
+        });
+        let written = self
+            .parts
+            .disk
+            .finish(log, path.to_owned(), Arc::clone(&exit));
+        if tokio::time::timeout(DISK_PATIENCE, written).await.is_err() {
+            tracing::error!(sandbox = sandbox.id, path = %path.display(), "exit file failed: the disk does not answer");
+        }
+        tracing::info!(
+            sandbox = sandbox.id,
+            pod = sandbox.pod(),
+            container = sandbox.container(),
+            exit_code = exit.exit_code,
+            reason = ?exit.reason,
+            "sandbox completed"
+        );
+        if let Err(illegal) = sandbox.set_exited(exit) {
+            tracing::error!(sandbox = sandbox.id, %illegal, "exit failed to be recorded");
+        }
+        self.parts.events.publish(sandbox, Moment::Exited);
+    }
+}

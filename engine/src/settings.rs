@@ -1,0 +1,61 @@
+//! The WebAssembly settings that the compile helper and the engine must share, so that artifacts fit.
+
+use sha2::{Digest as _, Sha256};
+use std::hash::{Hash as _, Hasher};
+use wasmtime::{Config, Engine, Result, WasmBacktraceDetails};
+
+/// An engine that can compile.
+pub fn compiling() -> Result<Engine> {
+    Engine::new(&shared())
+}
+
+/// An engine that maps artifacts and has no compiler.
+pub fn serving() -> Result<Engine> {
+    Engine::new(shared().enable_compiler(false))
+}
+
+fn shared() -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        // Wasmtime's default reads an environment variable of the host; function names come without it.
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // Backtraces of guests follow frame pointers; the tables only cost size and registration at load.
+        .native_unwind_info(false);
+    config
+}
+
+/// Names the artifacts that an engine of this build on this machine can map.
+pub fn compatibility() -> Result<String> {
+    // Only an engine with a compiler knows the compiler's part of the hash.
+    let mut hasher = StableHasher(Sha256::new());
+    compiling()?
+        .precompile_compatibility_hash()
+        .hash(&mut hasher);
+    Ok(hexadecimal(&hasher.0.finalize())[..16].to_owned())
+}
+
+/// Lower-case hexadecimal.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing into a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}
+
+/// The standard library's hasher promises no stable values across its releases; the name goes to disk.
+struct StableHasher(Sha256);
+
+impl Hasher for StableHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
+}

@@ -1,0 +1,477 @@
+//! The control socket: idempotent steps, events, ends.
+
+#[path = "support/guests.rs"]
+mod guests;
+mod support;
+
+use serde_json::{Value, json};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::Barrier;
+use support::{Engine, Events};
+
+#[test]
+fn the_engine_tells_who_it_is() {
+    let engine = Engine::start();
+    let answer = engine.get("/engine");
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        (&answer.body["protocol"], &answer.body["pid"]),
+        (&json!(1), &json!(engine.process.id()))
+    );
+    assert!(
+        answer.body["descriptors"]["used"].as_u64() < answer.body["descriptors"]["limit"].as_u64()
+    );
+    let mode = fs::metadata(engine.socket())
+        .expect("socket")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    println!("idle: VmRSS {} KiB", engine.memory_kib("VmRSS"));
+    assert!(
+        engine.memory_kib("VmRSS") < 15 * 1024,
+        "{} KiB",
+        engine.memory_kib("VmRSS")
+    );
+}
+
+#[test]
+fn what_is_not_there_is_404() {
+    let engine = Engine::start();
+    for (method, path) in [
+        ("GET", "/"),
+        ("GET", "/nothing"),
+        ("POST", "/engine"),
+        ("GET", "/sandboxes/x/y"),
+        ("GET", "/sandboxes/x"),
+        ("DELETE", "/events"),
+        ("PUT", "/sandboxes"),
+    ] {
+        let answer = engine.request(method, path, "");
+        assert_eq!(
+            (answer.status, &answer.body["reason"]),
+            (404, &json!("NotFound")),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(engine.stop("x", 1.0).status, 404);
+    assert_eq!(
+        engine.request("DELETE", "/sandboxes/x", "").status,
+        204,
+        "never known is forgotten"
+    );
+}
+
+#[test]
+fn garbage_is_400_and_says_what() {
+    let engine = Engine::start();
+    let spec = engine.spec("x", &engine.program(guests::SPINS));
+    let without = |name: &str| {
+        let mut spec = spec.clone();
+        spec.as_object_mut().expect("object").remove(name);
+        spec.to_string()
+    };
+    let with = |name: &str, value: Value| {
+        let mut spec = spec.clone();
+        spec[name] = value;
+        spec.to_string()
+    };
+    for (body, words) in [
+        ("{".to_owned(), "EOF"),
+        ("[]".to_owned(), "body is wrong"),
+        ("\u{fffd}".to_owned(), "body is wrong"),
+        (without("podUid"), "podUid"),
+        (with("attempt", json!(-1)), "-1"),
+        (with("args", json!([])), "args is empty"),
+        (
+            with("exitFile", json!("exit.json")),
+            "exit.json is not an absolute path",
+        ),
+        (
+            with("workingDir", json!("here")),
+            "here is not an absolute path",
+        ),
+        (with("env", json!([{"name": "A=B", "value": ""}])), "env"),
+        (
+            with("log", json!({"path": "/l", "maxBytes": 1})),
+            "maxBytes",
+        ),
+        (
+            format!("\"{}\"", "x".repeat(5 << 20)),
+            "body cannot be read",
+        ),
+    ] {
+        let answer = engine.request("PUT", "/sandboxes/x", &body);
+        assert_eq!(
+            (answer.status, &answer.body["reason"]),
+            (400, &json!("BadRequest")),
+            "{answer:?}"
+        );
+        assert!(
+            answer.body["message"]
+                .as_str()
+                .expect("message")
+                .contains(words),
+            "{words}: {answer:?}"
+        );
+    }
+    assert_eq!(
+        engine
+            .request("PUT", "/sandboxes/Not-An-Id", &spec.to_string())
+            .status,
+        400
+    );
+    assert_eq!(engine.stop("x", -1.0).status, 400);
+    assert_eq!(engine.get("/events?after=x").status, 400);
+}
+
+#[test]
+fn the_same_put_again_changes_nothing_and_another_is_409() {
+    let engine = Engine::start();
+    let program = engine.program(&guests::writes(1, "once\n", ""));
+    let spec = engine.spec("once", &program);
+    assert_eq!(engine.put("once", &spec).status, 201);
+    engine.exit("once");
+    let again = engine.put("once", &spec);
+    assert_eq!(
+        (again.status, &again.body["state"]),
+        (200, &json!("exited"))
+    );
+    let mut other = spec.clone();
+    other["attempt"] = json!(1);
+    let answer = engine.put("once", &other);
+    assert_eq!(
+        (answer.status, &answer.body["reason"]),
+        (409, &json!("Conflict"))
+    );
+    assert_eq!(engine.log_lines("once"), ["stdout F once"]);
+    assert_eq!(
+        engine.get("/sandboxes").body["items"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+    assert_eq!(engine.request("DELETE", "/sandboxes/once", "").status, 204);
+    assert_eq!(engine.put("once", &other).status, 201, "forgotten");
+}
+
+#[test]
+fn concurrent_puts_start_one_guest() {
+    let engine = Engine::start();
+    let program = engine.program(&guests::writes(1, "once\n", "(loop $again (br $again))"));
+    for round in 0..10 {
+        let id = format!("round-{round}");
+        let spec = engine.spec(&id, &program);
+        let barrier = Barrier::new(8);
+        let mut statuses: Vec<u16> = std::thread::scope(|scope| {
+            let put = || {
+                barrier.wait();
+                engine.put(&id, &spec).status
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(put)).collect();
+            threads
+                .into_iter()
+                .map(|it| it.join().expect("join"))
+                .collect()
+        });
+        statuses.sort_unstable();
+        assert_eq!(statuses, [[200; 7].as_slice(), &[201]].concat());
+        engine.wait_for_log(&id, &["stdout F once"]);
+        assert_eq!(engine.stop(&id, 1.0).status, 202);
+        engine.exit(&id);
+        assert_eq!(engine.log_lines(&id), ["stdout F once"]);
+    }
+}
+
+#[test]
+fn a_client_that_dies_in_the_middle_loses_and_leaks_nothing() {
+    let engine = Engine::start();
+    let program = engine.program(guests::SPINS);
+    let spec = engine.spec("x", &program).to_string();
+    let mut half = engine.connect();
+    write!(
+        half,
+        "PUT /sandboxes/x HTTP/1.1\r\nHost: e\r\nContent-Length: {}\r\n\r\n{}",
+        spec.len(),
+        &spec[..20]
+    )
+    .expect("send");
+    drop(half);
+    // A client that dies after its last byte cannot know; asking again makes it one guest in any case.
+    let mut whole = engine.connect();
+    write!(
+        whole,
+        "PUT /sandboxes/y HTTP/1.1\r\nHost: e\r\nContent-Length: {}\r\n\r\n{spec}",
+        spec.len()
+    )
+    .expect("send");
+    drop(whole);
+    assert!([200, 201].contains(&engine.request("PUT", "/sandboxes/y", &spec).status));
+    assert_eq!(engine.get("/sandboxes/x").status, 404);
+    assert_eq!(
+        engine.get("/sandboxes").body["items"]
+            .as_array()
+            .map(Vec::len),
+        Some(1)
+    );
+    for _ in 0..2000 {
+        drop(engine.connect());
+    }
+    assert_eq!(engine.get("/engine").body["running"], 1);
+}
+
+#[test]
+fn a_running_sandbox_is_neither_forgotten_nor_left_alone() {
+    let engine = Engine::start();
+    let program = engine.program(guests::SPINS);
+    assert_eq!(
+        engine.put("x", &engine.spec("x", &program)).body["state"],
+        "running"
+    );
+    assert_eq!(engine.request("DELETE", "/sandboxes/x", "").status, 409);
+    assert_eq!(engine.request("DELETE", "/engine", "").status, 409);
+    assert_eq!(engine.get("/engine").body["running"], 1);
+    assert_eq!(engine.stop("x", 1.0).status, 202);
+    engine.exit("x");
+}
+
+#[test]
+fn an_engine_without_sandboxes_ends_when_asked() {
+    let mut engine = Engine::start();
+    let mut events = engine.events("");
+    assert_eq!(engine.request("DELETE", "/engine", "").status, 202);
+    assert!(events.next().is_none(), "the stream ends");
+    assert!(engine.process.wait().expect("wait").success());
+    assert!(!engine.socket().exists());
+}
+
+#[test]
+fn events_are_counted_kept_and_asked_for_again() {
+    let engine = Engine::start();
+    let program = engine.program(&guests::exits(0));
+    let mut live = engine.events("");
+    for id in ["a", "b"] {
+        engine.run(id, &program);
+    }
+    let all: Vec<Value> = (0..4).map(|_| live.next().expect("event")).collect();
+    let told: Vec<_> = all
+        .iter()
+        .map(|it| {
+            (
+                it["sequence"].as_u64(),
+                it["type"].as_str(),
+                it["sandbox"]["id"].as_str(),
+            )
+        })
+        .collect();
+    let expected = [
+        (1, "started", "a"),
+        (2, "exited", "a"),
+        (3, "started", "b"),
+        (4, "exited", "b"),
+    ];
+    assert_eq!(
+        told,
+        expected.map(|(number, what, id)| (Some(number), Some(what), Some(id)))
+    );
+    assert_eq!(
+        (&all[0]["sandbox"]["state"], &all[0]["sandbox"]["exit"]),
+        (&json!("running"), &Value::Null)
+    );
+    assert_eq!(all[1]["sandbox"]["exit"]["exitCode"], 0);
+    let incarnation = engine.get("/engine").body["incarnation"]
+        .as_str()
+        .expect("incarnation")
+        .to_owned();
+    let mut later = engine.events(&format!("?after=3&incarnation={incarnation}"));
+    assert_eq!(later.next(), Some(all[3].clone()));
+}
+
+#[test]
+fn a_new_incarnation_is_a_gap() {
+    let mut engine = Engine::start();
+    let program = engine.program(&guests::exits(0));
+    engine.run("a", &program);
+    let old = engine.get("/engine").body["incarnation"]
+        .as_str()
+        .expect("incarnation")
+        .to_owned();
+    engine.restart();
+    engine.run("b", &program);
+    for query in [
+        format!("?after=2&incarnation={old}"),
+        "?after=77".to_owned(),
+    ] {
+        let mut events = engine.events(&query);
+        let gap = events.next().expect("gap");
+        assert_eq!(
+            (&gap["type"], &gap["sequence"], &gap["sandbox"]),
+            (&json!("gap"), &json!(0), &Value::Null)
+        );
+        assert_ne!(gap["incarnation"], json!(old));
+        assert_eq!(events.wait("exited", "b")["sequence"], 2);
+    }
+}
+
+#[test]
+fn older_events_than_are_kept_are_a_gap_and_a_slow_client_is_dropped() {
+    let engine = Engine::start();
+    let program = engine.program(&guests::exits(0));
+    let mut slow = engine.events("");
+    for number in 0..2100 {
+        let id = format!("n{number}");
+        let mut spec = engine.spec(&id, &program);
+        spec["podName"] = json!("p".repeat(600));
+        assert_eq!(engine.put(&id, &spec).status, 201);
+    }
+    engine.exit("n2099");
+    let mut late = engine.events("?after=4199");
+    assert_eq!(late.next().expect("event")["sequence"], 4200);
+    let mut events = engine.events("?after=50");
+    let gap = events.next().expect("gap");
+    assert_eq!(
+        (&gap["type"], &gap["sequence"]),
+        (&json!("gap"), &json!(4200 - 4096))
+    );
+    assert_eq!(events.next().expect("event")["sequence"], 4200 - 4096 + 1);
+    // What the socket's buffers held is in order; then the stream ends or goes on without a hole.
+    assert_no_hole(&mut slow);
+    assert!(
+        engine.memory_kib("VmRSS") < 64 * 1024,
+        "{} KiB",
+        engine.memory_kib("VmRSS")
+    );
+}
+
+fn assert_no_hole(events: &mut Events) {
+    let mut expected = 1;
+    while let Some(event) = events.next() {
+        assert_eq!(event["sequence"], expected);
+        if expected == 4200 {
+            return;
+        }
+        expected += 1;
+    }
+    assert!(expected > 1);
+}
+
+#[test]
+fn sigterm_ends_every_guest_with_143() {
+    let mut engine = Engine::start();
+    let spin = engine.program(guests::SPINS);
+    let sleep = engine.program(guests::SLEEPS);
+    let mut events = engine.events("");
+    for (id, program) in [("spin", &spin), ("sleep", &sleep)] {
+        assert_eq!(engine.put(id, &engine.spec(id, program)).status, 201);
+        events.wait("started", id);
+    }
+    let status = Command::new("kill")
+        .arg(engine.process.id().to_string())
+        .status()
+        .expect("kill");
+    assert!(status.success());
+    let mut ended: Vec<Value> = std::iter::from_fn(|| events.next())
+        .map(|it| it["sandbox"]["exit"]["exitCode"].clone())
+        .collect();
+    ended.dedup();
+    assert_eq!(ended, [143], "told before the stream's end");
+    assert!(engine.process.wait().expect("wait").success());
+    for id in ["spin", "sleep"] {
+        let exit: Value = serde_json::from_slice(
+            &fs::read(engine.path(&format!("{id}.json"))).expect("exit file"),
+        )
+        .expect("JSON");
+        assert_eq!(exit["exitCode"], 143);
+    }
+}
+
+#[test]
+fn one_directory_has_one_engine_and_a_dead_ones_socket_is_taken_over() {
+    let mut engine = Engine::start();
+    let second = Command::new(support::BINARY)
+        .arg("serve")
+        .arg("--directory")
+        .arg(engine.directory.path())
+        .output()
+        .expect("run");
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another engine serves"));
+    assert_eq!(engine.get("/engine").status, 200, "the first is unharmed");
+    engine.restart();
+    assert_eq!(engine.get("/engine").status, 200);
+}
+
+#[test]
+fn a_long_directory_name_is_no_obstacle() {
+    let outer = tempfile::tempdir().expect("directory");
+    let long = outer.path().join("x".repeat(200));
+    fs::create_dir(&long).expect("directory");
+    let mut process = Command::new(support::BINARY)
+        .arg("serve")
+        .arg("--directory")
+        .arg(&long)
+        .spawn()
+        .expect("engine");
+    let begin = std::time::Instant::now();
+    while !long.join("engine.sock").exists() {
+        assert!(begin.elapsed().as_secs() < 20 && process.try_wait().expect("wait").is_none());
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    process.kill().expect("kill");
+    process.wait().expect("wait");
+}
+
+#[test]
+fn a_full_descriptor_budget_refuses_before_the_limit() {
+    let engine = Engine::start_with(|command| {
+        use std::os::unix::process::CommandExt as _;
+        // Safe: one system call between fork and exec.
+        unsafe {
+            command.pre_exec(|| {
+                let limit = rustix::process::Rlimit {
+                    current: Some(64),
+                    maximum: Some(64),
+                };
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
+                    .map_err(Into::into)
+            });
+        }
+    });
+    let program = engine.program(guests::SLEEPS);
+    let mounts: Vec<Value> =
+        (0..10).map(|number| json!({"hostPath": engine.directory.path(), "guestPath": format!("/{number}")})).collect();
+    let mut statuses = Vec::new();
+    for number in 0..6 {
+        let id = format!("x{number}");
+        let mut spec = engine.spec(&id, &program);
+        spec["mounts"] = json!(mounts);
+        let answer = engine.put(&id, &spec);
+        if answer.status == 503 {
+            assert_eq!(answer.body["reason"], "Busy");
+        }
+        statuses.push(answer.status);
+    }
+    assert_eq!(statuses[0], 201);
+    assert_eq!(statuses[5], 503);
+    assert_eq!(engine.get("/engine").status, 200);
+}
+
+#[test]
+fn a_stream_without_upgrade_is_400() {
+    let engine = Engine::start();
+    let program = engine.program(guests::ECHOES);
+    let mut spec = engine.spec("x", &program);
+    spec["stdin"] = json!(true);
+    assert_eq!(engine.put("x", &spec).status, 201);
+    let mut stream = engine.connect();
+    write!(
+        stream,
+        "POST /sandboxes/x/stdin HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n"
+    )
+    .expect("send");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("receive");
+    assert!(text.starts_with("HTTP/1.1 400 "), "{text}");
+}

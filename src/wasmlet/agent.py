@@ -141,7 +141,8 @@ async def serve(config: Config, *, idle_seconds: float | None = None, ready_desc
             stack.push_async_callback(server.close)
             logger.info("agent started", extra={"state": str(config.state), "pods": len(list(dispatch.workers))})
             if ready_descriptor is not None:
-                os.write(ready_descriptor, b"\n")
+                with contextlib.suppress(BrokenPipeError):  # whoever started this agent may be gone again
+                    os.write(ready_descriptor, b"\n")
                 os.close(ready_descriptor)
             gc.freeze()
             await _until_the_end(idleness, dispatch)

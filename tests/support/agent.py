@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from tests.support.processes import end_all
 from tests.support.waiting import DEADLINE_SECONDS, eventually
+from wasmlet.base.clock import Clock, system_clock
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.kube.types import ContainerStatus, Pod
@@ -57,6 +58,7 @@ class Agent:
         self.back_off = BACK_OFF
         self.engine_idle_seconds = 60.0
         self.compile_memory_bytes = artifacts.DEFAULT_COMPILE_MEMORY_BYTES
+        self.clock: Clock = system_clock
         self.hub = Recorder()
 
     async def start(self) -> None:
@@ -83,6 +85,7 @@ class Agent:
                 artifacts=self.artifacts,
                 engines=self.engines,
                 listener=self.hub,
+                clock=lambda: self.clock(),
             )
         )
         self.engines.on_change = self.dispatch.wake
@@ -106,7 +109,7 @@ class Agent:
         return self.dispatch.get(bundle.uid)
 
     async def until(
-        self, bundle: Bundle, condition: Callable[[Worker], T], *, seconds: float = DEADLINE_SECONDS
+        self, bundle: Bundle, condition: Callable[[Worker], T | None], *, seconds: float = DEADLINE_SECONDS
     ) -> T:
         """The first true value of `condition` on the pod's worker (a new one after a restart)."""
         last = _Shown(self, bundle)

@@ -52,6 +52,9 @@ class Simulation:
     def stage(self) -> Stage:
         return plan.stage(self.view())
 
+    def is_at(self, stage: Stage) -> bool:
+        return self.stage is stage
+
     @property
     def started(self) -> list[tuple[str, int]]:
         """All starts, in order."""
@@ -166,7 +169,7 @@ class Simulation:
             case plan.Stop():
                 self._stop(step)
             case plan.RestartAll():
-                self.facts.restart_all_at = self.now
+                self.facts.restart_all_at = restarts.round_moment(self.facts, self.now)
             case plan.Expire():
                 message = "Pod was active on the node longer than the specified deadline"
                 self.facts.verdict = Verdict(phase="Failed", reason="DeadlineExceeded", message=message, at=self.now)
@@ -188,12 +191,10 @@ class Simulation:
             shown = {"image": "ErrImagePull", "config": "CreateContainerConfigError"}[stage]
             own.failure = self._failure(stage, shown, own.failure)
             return
-        if own.last is not None:
-            own.back_off_seconds = restarts.next_back_off(own, own.last.finished_at or self.now, self._back_off)
-            own.back_off_at = self.now
+        restarts.raise_back_off(own, self.now, self._back_off)
         attempt = Attempt(
-            number=step.number, id=f"{step.container}-{step.number}", engine="e", created_at=self.now,
-            started_at=self.now,
+            number=step.number, id=f"{step.container}-{step.number}", engine="e",
+            created_at=restarts.attempt_moment(self.facts, self.now), started_at=self.now,
         )  # fmt: skip
         own.failure = None
         own.attempts = [*own.attempts, attempt][-KEPT_ATTEMPTS:]

@@ -11,7 +11,7 @@ DEADLINE_SECONDS = 20.0
 POLL_SECONDS = 0.005
 
 
-async def eventually(condition: Callable[[], T], what: object = "", *, seconds: float = DEADLINE_SECONDS) -> T:
+async def eventually(condition: Callable[[], T | None], what: object = "", *, seconds: float = DEADLINE_SECONDS) -> T:
     """The first true value of `condition`.
 
     Args:
@@ -27,7 +27,7 @@ async def eventually(condition: Callable[[], T], what: object = "", *, seconds: 
     return value
 
 
-def eventually_now(condition: Callable[[], T], what: object = "", *, seconds: float = DEADLINE_SECONDS) -> T:
+def eventually_now(condition: Callable[[], T | None], what: object = "", *, seconds: float = DEADLINE_SECONDS) -> T:
     """`eventually` for tests without an event loop."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -11,13 +11,14 @@
 from __future__ import annotations
 
 import importlib
-import sys
+from typing import Any
 
 import click
 
 from wasmlet import __version__
 from wasmlet.base.errors import WasmletError
 from wasmlet.cli.exits import exit_status
+from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout
 
 COMMANDS = {
     "run": "run",
@@ -48,6 +49,14 @@ class _Lazy(click.Group):
         module = importlib.import_module(f"wasmlet.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; here, since click makes 1 of a broken pipe further out."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            abandon_stdout()
+            return BROKEN_PIPE_STATUS
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -101,9 +110,6 @@ def main() -> int:
     except WasmletError as error:
         complain(error)
         return exit_status(error)
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
 
 
 def complain(error: WasmletError) -> None:

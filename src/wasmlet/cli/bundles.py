@@ -102,6 +102,8 @@ def _read(target: str) -> tuple[str, Path]:
 def _from_manifest(manifest: Manifest, folder: Path, target: str, options: Options) -> list[Bundle]:
     if not manifest.pods:
         raise UserError(f"{target} holds no Pod", hint="add a document of kind Pod")
+    for metadata in [each.metadata for each in manifest.config_maps] + [each.metadata for each in manifest.secrets]:
+        metadata.namespace = options.namespace or metadata.namespace
     for pod in manifest.pods:
         manifest.warnings += [f"{target}: Pod {pod.metadata.name!r}: {each}" for each in _without_effect(pod)]
         _complete(pod, options)

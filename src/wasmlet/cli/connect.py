@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from wasmlet.config import Config
 SOCKET_NAME = "agent.sock"
 LOG_NAME = "agent.log"
 START_DEADLINE_SECONDS = 30.0
+START_POLL_SECONDS = 0.05
 READ_BYTES = 64 * 1024
 STREAM_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -82,13 +84,25 @@ class Agent:
 
 
 async def reach(config: Config) -> Agent:
-    """The agent of the state directory, started when there is none."""
-    agent = Agent(config)
-    for _ in range(2):
+    """The agent of the state directory, started when there is none.
+
+    Raises:
+        AgentAwayError: One holds the directory and does not answer.
+        ConflictError: It is of another release.
+        WasmletError: None can be started.
+    """
+    agent, deadline, has_started = Agent(config), time.monotonic() + START_DEADLINE_SECONDS, False
+    while True:
         try:
             version = await agent.call("GET", "/version", dict[str, Any])
         except AgentAwayError:
-            await asyncio.to_thread(start, config)
+            if time.monotonic() > deadline:
+                raise
+            if has_started:  # another command was faster, and its agent is about to answer
+                await asyncio.sleep(START_POLL_SECONDS)
+            else:
+                await asyncio.to_thread(start, config)
+            has_started = True
             continue
         if version["version"] != __version__:
             raise ConflictError(
@@ -96,7 +110,6 @@ async def reach(config: Config) -> Agent:
                 hint=f"end it (kill {version['pid']}; its pods run on) and try again",
             )
         return agent
-    return agent
 
 
 async def find(config: Config) -> Agent | None:
@@ -157,7 +170,9 @@ def _explain_failed_start(state: Path, size_before: int) -> None:
         text = log.read(4096).decode(errors="replace").strip()
     if "another agent" in text or not text:
         return
-    raise WasmletError(f"the agent could not start: {text.splitlines()[-1]}", hint=f"see {state / LOG_NAME}")
+    lines = text.splitlines()
+    said = next((line.removeprefix("wasmlet: ") for line in reversed(lines) if line.startswith("wasmlet: ")), lines[-1])
+    raise WasmletError(f"the agent could not start: {said}", hint=f"see {state / LOG_NAME}")
 
 
 class _Connection:

@@ -20,14 +20,13 @@ from wasmlet.base.errors import NotFoundError, WasmletError
 from wasmlet.base.tasks import Tasks
 from wasmlet.cli.connect import Agent, AgentAwayError, reach
 from wasmlet.cli.exits import process_status, start_status
+from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout
 from wasmlet.cli.stdin import send_stdin
 from wasmlet.pods.accounts import Account, Frame, Run
 from wasmlet.sandbox.logs import Line, LogReader
 
 if TYPE_CHECKING:
     from asyncinotify import Inotify
-
-BROKEN_PIPE_STATUS = 141
 
 
 class StartFailedError(WasmletError):
@@ -96,6 +95,7 @@ class Follower:
         self._show = show
         self._stdin_connected = False
         self._account: Account | None = None
+        self._loss: WasmletError | None = None
         self._readers: dict[str, LogReader] = {}
         self._done: set[str] = set()
         self._watched: set[str] = set()
@@ -108,6 +108,7 @@ class Follower:
 
         Raises:
             StartFailedError: A container could not be started.
+            WasmletError: The pod was lost: its agent is away and no other can be started, or knows nothing of it.
         """
         from asyncinotify import Inotify
 
@@ -117,6 +118,7 @@ class Follower:
             try:
                 return await self._pump(inotify)
             except BrokenPipeError:
+                abandon_stdout()
                 return BROKEN_PIPE_STATUS
             finally:
                 await self._tasks.close()
@@ -141,12 +143,24 @@ class Follower:
                 async for line in self._agent.lines(f"/pods/{self.uid}/watch"):
                     self._take(msgspec.json.decode(line, type=Frame))
                 return
-            except NotFoundError:
-                return
             except AgentAwayError:
-                await reach(self._agent.config)
-            finally:
-                self._wake.set()
+                if not await self._has_agent():
+                    return
+            except WasmletError as error:
+                self._lose(error)
+                return
+
+    async def _has_agent(self) -> bool:
+        try:
+            await reach(self._agent.config)
+        except WasmletError as error:
+            self._lose(error)
+            return False
+        return True
+
+    def _lose(self, error: WasmletError) -> None:
+        self._loss = error
+        self._wake.set()
 
     def _take(self, frame: Frame) -> None:
         if frame.account is not None:
@@ -165,6 +179,8 @@ class Follower:
             await self._wake.wait()
             self._wake.clear()
             account = self._account
+            if self._loss is not None and (account is None or account.stage != "gone"):
+                raise self._loss
             if account is None:
                 continue
             self.raise_failed_start(account)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -9,6 +11,16 @@ import click
 import msgspec
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+BROKEN_PIPE_STATUS = 141
+"""128 + SIGPIPE, as a shell has it for a program that nobody reads any more."""
+
+
+def abandon_stdout() -> None:
+    """Nobody reads stdout any more: what is left in its buffer must not fail once more at the interpreter's end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 def output_option(function: F) -> F:

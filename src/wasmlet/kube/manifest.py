@@ -21,6 +21,10 @@ from wasmlet.kube.types import ConfigMap, Pod, Secret
 MAX_BYTES = 10 * 1024 * 1024
 """A manifest larger than this is a mistake (etcd takes 1.5 MiB an object)."""
 
+MAX_DEPTH = 200
+MAX_NODES = 1_000_000
+"""Of one text, counted with every alias written out."""
+
 KINDS: dict[str, type[Pod | ConfigMap | Secret]] = {"Pod": Pod, "ConfigMap": ConfigMap, "Secret": Secret}
 
 _WORKLOADS = {"Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "Job", "CronJob", "ReplicationController"}
@@ -66,17 +70,30 @@ def _construct_float(loader: _Loader, node: yaml.ScalarNode) -> float:
     return float(str(loader.construct_scalar(node)).lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
-def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    mapping: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str | int | float | bool):
-            raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", key_node.start_mark)
-        if key in mapping:
+def _construct_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
+    """Own keys come once and beat merged ones, which come first after `flatten_mapping`."""
+    seen: set[str] = set()
+    for key_node, _ in node.value:
+        key = _key(loader, key_node)
+        if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return {_key(loader, key): loader.construct_object(value, deep=True) for key, value in node.value}
+
+
+def _key(loader: _Loader, node: yaml.Node) -> str:
+    """A key as JSON has it: text (sigs.k8s.io/yaml writes 1 as "1" and true as "true")."""
+    if node.tag == "tag:yaml.org,2002:merge":
+        return "<<"
+    key = loader.construct_object(node, deep=True)
+    if isinstance(key, bool):
+        return str(key).lower()
+    if isinstance(key, int | float):
+        return repr(key).removesuffix(".0")
+    if not isinstance(key, str):
+        raise yaml.constructor.ConstructorError(None, None, "a key must be plain text", node.start_mark)
+    return key
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
@@ -110,6 +127,7 @@ def _documents(text: str, source: str) -> Iterator[Any]:
     if len(text) > MAX_BYTES:
         raise UserError(f"{source} has {len(text)} characters; a manifest may have {MAX_BYTES}")
     try:
+        _check_size(text)
         yield from yaml.load_all(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
@@ -117,6 +135,46 @@ def _documents(text: str, source: str) -> Iterator[Any]:
         raise UserError(f"{source} is not YAML{place}: {error.problem or error.context}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{source} is not YAML: {str(error).splitlines()[0]}") from error
+
+
+def _check_size(text: str) -> None:
+    """Refuse what would overflow the C parser's stack, or grow without bound by aliases of aliases.
+
+    Looks at events, which the parser makes without recursion.
+    """
+    anchors: dict[str | None, int] = {}
+    open_nodes: list[tuple[str | None, int]] = [(None, 0)]
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((event.anchor, 1))
+            _bound(len(open_nodes), MAX_DEPTH, "levels", event)
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, size = open_nodes.pop()
+        elif isinstance(event, yaml.ScalarEvent):
+            anchor, size = event.anchor, 1
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, size = None, anchors.get(event.anchor, 0)
+            if size == 0:
+                raise _refusal(f"alias {event.anchor!r} stands for nothing before it", event)
+        else:
+            anchors.clear()  # a document begins or ends
+            continue
+        if anchor is not None:
+            anchors[anchor] = size
+        outer, total = open_nodes[-1]
+        open_nodes[-1] = outer, total + size
+        _bound(total + size, MAX_NODES, "values", event)
+
+
+def _bound(count: int, limit: int, what: str, event: yaml.Event) -> None:
+    if count > limit:
+        raise _refusal(f"it has more than {limit} {what}", event)
+
+
+def _refusal(problem: str, event: yaml.Event) -> yaml.MarkedYAMLError:
+    mark: Any = event.start_mark
+    return yaml.composer.ComposerError(None, None, problem, mark)
 
 
 def _items(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -134,7 +192,7 @@ def _add(manifest: Manifest, document: dict[str, Any], where: str) -> None:
         other = f"only {known} are read here"
         raise UserError(
             f"{where} has no kind" if kind is None else f"{where}: kind {kind} cannot be run without a cluster",
-            hint=hint if kind in _WORKLOADS else other,
+            hint=hint if str(kind) in _WORKLOADS else other,
         )
     if version != "v1":
         raise UserError(f"{where}: {kind} has apiVersion {version!r}; it must be v1")

@@ -13,15 +13,22 @@ import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from wasmlet.base.tasks import Tasks
-from wasmlet.kube.types import Container, Pod, Probe
+from wasmlet.kube.types import Container, HTTPGetAction, Pod, Probe
 from wasmlet.pods.facts import Facts
 from wasmlet.pods.plan import all_containers, has_started
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
 
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 10 * 1024
+MAX_REDIRECTS = 10
 HANDLER_TRIES = 3
 """An error of the prober itself (not a failure of the container) is retried this often at once."""
 
@@ -100,6 +107,7 @@ class Prober:
 
     async def _run(self, key: Key, probe: Probe, pod: Pod, pod_ip: str, *, fresh: bool) -> None:
         container = next(each for each in all_containers(pod) if each.name == key.container)
+        probe = _with_defaults(probe)
         tally = Tally(probe.success_threshold, probe.failure_threshold)
         delay = probe.initial_delay_seconds if fresh else random.random() * probe.period_seconds  # noqa: S311
         while True:
@@ -138,6 +146,14 @@ def _wanted(pod: Pod, facts: Facts) -> list[tuple[Key, Probe]]:
     return found
 
 
+def _with_defaults(probe: Probe) -> Probe:
+    """0 means the default, as the API server has it; a manifest from a file comes here as it is."""
+    plain = Probe()
+    names = ("timeout_seconds", "period_seconds", "success_threshold", "failure_threshold")
+    unset = {name: getattr(plain, name) for name in names if getattr(probe, name) <= 0}
+    return msgspec.structs.replace(probe, **unset)
+
+
 # --- handlers ---------------------------------------------------------------------------------------------------------
 
 
@@ -161,22 +177,43 @@ async def _http(container: Container, probe: Probe, pod_ip: str) -> tuple[Result
     assert action is not None
     port = resolve_port(container, action.port)
     if port is None:
-        return Result.UNKNOWN, f"no port is named {action.port!r}"
-    headers = {"User-Agent": "kube-probe/1.36", "Accept": "*/*"}
-    for header in action.http_headers:
-        headers[header.name] = header.value
-    headers = {name: value for name, value in headers.items() if value}
+        return Result.UNKNOWN, f"{action.port!r} is no port"
     scheme = (action.scheme or "HTTP").lower()
     url = f"{scheme}://{_bracketed(action.host or pod_ip)}:{port}{_absolute(action.path)}"
+    connector = aiohttp.TCPConnector(force_close=True, ssl=False)
     try:
-        connector = aiohttp.TCPConnector(force_close=True, ssl=False)
-        async with aiohttp.ClientSession(connector=connector) as session, session.get(url, headers=headers) as response:
-            await response.content.read(MAX_BODY_BYTES)
-            if 200 <= response.status < 400:
-                return Result.SUCCESS, ""
-            return Result.FAILURE, f"HTTP probe failed with statuscode: {response.status}"
+        async with aiohttp.ClientSession(
+            connector=connector, headers=_headers(action), skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding")
+        ) as session:
+            status = await _final_status(session, url)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return Result.FAILURE, f'Get "{url}": {error}'
+    if 200 <= status < 400:
+        return Result.SUCCESS, ""
+    return Result.FAILURE, f"HTTP probe failed with statuscode: {status}"
+
+
+async def _final_status(session: ClientSession, url: str) -> int:
+    """The status after redirects to the same host; one that leads elsewhere is not followed, and counts as it is."""
+    for _ in range(MAX_REDIRECTS + 1):
+        async with session.get(url, allow_redirects=False) as response:
+            await response.content.read(MAX_BODY_BYTES)
+            location = response.headers.get("Location")
+            if response.status not in (301, 302, 303, 307, 308) or location is None:
+                return response.status
+            target = response.url.join(type(response.url)(location))
+            if target.host != response.url.host:
+                return response.status
+            url = str(target)
+    raise ValueError(f"stopped after {MAX_REDIRECTS} redirects")
+
+
+def _headers(action: HTTPGetAction) -> list[tuple[str, str]]:
+    """The probe's headers, and the kubelet's where it says nothing; an empty value removes one."""
+    said = {header.name.lower() for header in action.http_headers}
+    defaults = (("User-Agent", "kube-probe/1.36"), ("Accept", "*/*"))
+    own = [(header.name, header.value) for header in action.http_headers if header.value]
+    return own + [(name, value) for name, value in defaults if name.lower() not in said]
 
 
 async def _tcp(container: Container, probe: Probe, pod_ip: str) -> tuple[Result, str]:
@@ -184,21 +221,21 @@ async def _tcp(container: Container, probe: Probe, pod_ip: str) -> tuple[Result,
     assert action is not None
     port = resolve_port(container, action.port)
     if port is None:
-        return Result.UNKNOWN, f"no port is named {action.port!r}"
+        return Result.UNKNOWN, f"{action.port!r} is no port"
     try:
         _, writer = await asyncio.open_connection(action.host or pod_ip, port)
-    except OSError as error:
-        return Result.FAILURE, f"dial tcp {_bracketed(action.host or pod_ip)}:{port}: {error.strerror or error}"
+    except (OSError, ValueError) as error:
+        text = getattr(error, "strerror", None) or str(error)
+        return Result.FAILURE, f"dial tcp {_bracketed(action.host or pod_ip)}:{port}: {text}"
     writer.close()
     return Result.SUCCESS, ""
 
 
 def resolve_port(container: Container, port: int | str) -> int | None:
     """The number of a port given by number, by digits, or by a containerPort's name; None when no port has it."""
-    if isinstance(port, int):
-        return port
-    named = (each.container_port for each in container.ports if each.name == port)
-    return int(port) if port.isdigit() else next(named, None)
+    named = {each.name: each.container_port for each in container.ports if each.name}
+    number = int(port) if isinstance(port, int) or port.isdecimal() else named.get(port, 0)
+    return number if 0 < number < 65536 else None
 
 
 def _bracketed(host: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass
 
 from wasmlet.kube.types import Container, ExitCodes, PodSpec
@@ -66,15 +67,30 @@ def belongs_to_round(attempt: Attempt | None, facts: Facts) -> bool:
     return facts.restart_all_at is None or attempt.created_at > facts.restart_all_at
 
 
+def round_moment(facts: Facts, now: float) -> float:
+    """When a new round begins: after every attempt so far, also when the clock was set back since."""
+    return max([now, *(attempt.created_at for own in facts.containers.values() for attempt in own.attempts)])
+
+
+def attempt_moment(facts: Facts, now: float) -> float:
+    """When an attempt is created: after the round began, also when the clock was set back since."""
+    return now if facts.restart_all_at is None else max(now, math.nextafter(facts.restart_all_at, math.inf))
+
+
 def restart_at(facts: ContainerFacts, attempt: Attempt, back_off: BackOff) -> float:
     """When the container may start again: at once the first time, then after a wait that doubles."""
     finished = attempt.finished_at or attempt.created_at
     return finished + _current(facts, finished, back_off)
 
 
-def next_back_off(facts: ContainerFacts, now: float, back_off: BackOff) -> float:
-    """The wait to save when a container is started again at `now`."""
-    return back_off.after(_current(facts, now, back_off))
+def raise_back_off(facts: ContainerFacts, now: float, back_off: BackOff) -> None:
+    """Lengthen the wait when a container is started again; once for each end, however often the start fails."""
+    if facts.last is None:
+        return
+    ended = facts.last.finished_at or now
+    if facts.back_off_at < ended:
+        facts.back_off_seconds = back_off.after(_current(facts, ended, back_off))
+        facts.back_off_at = max(now, ended)
 
 
 def _current(facts: ContainerFacts, now: float, back_off: BackOff) -> float:

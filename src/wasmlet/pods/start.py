@@ -307,14 +307,13 @@ class Starter:
         now, back_off = self._rooms.clock(), self._rooms.settings.back_off
         if own.last is not None and own.last.number == number:
             own.attempts.pop()
-        elif own.last is not None:
-            own.back_off_seconds = restarts.next_back_off(own, own.last.finished_at or now, back_off)
-            own.back_off_at = now
+        else:
+            restarts.raise_back_off(own, now, back_off)
         attempt = Attempt(
             number=number,
             id=facts.sandbox_id(self._worker.bundle.uid, container.name, number),
             engine=engine,
-            created_at=now,
+            created_at=restarts.attempt_moment(self._worker.facts, now),
             image=prepared.image.reference,
             image_id=prepared.image.image_id,
             termination_root=str(prepared.termination.root) if prepared.termination else "",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from wasmlet.base import quantity
 from wasmlet.base.clock import to_text
+from wasmlet.base.errors import UserError
 from wasmlet.kube.types import (
     IP,
     Container,
@@ -97,16 +99,23 @@ def _initializing(view: View, container: Container) -> bool:
 
 
 def _qos_class(pod: Pod) -> str:
-    containers = [*pod.spec.containers, *pod.spec.init_containers]
-    resources = [each.resources for each in containers]
-    if not any(each.limits or each.requests for each in resources):
+    """By cpu and memory alone (contract 4.3)."""
+    resources = [each.resources for each in [*pod.spec.containers, *pod.spec.init_containers]]
+    if not any(name in each.limits or name in each.requests for each in resources for name in ("cpu", "memory")):
         return "BestEffort"
     for each in resources:
         for name in ("cpu", "memory"):
             limit = each.limits.get(name)
-            if limit is None or str(each.requests.get(name, limit)) != str(limit):
+            if limit is None or not _are_equal(each.requests.get(name, limit), limit):
                 return "Burstable"
     return "Guaranteed"
+
+
+def _are_equal(one: quantity.Quantity, other: quantity.Quantity) -> bool:
+    try:
+        return quantity.parse(one) == quantity.parse(other)
+    except UserError:  # the start says so; a status has to be made all the same
+        return str(one) == str(other)
 
 
 # --- containers -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from wasmlet.base.errors import NotFoundError, WasmletError
 from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, PodStatus
-from wasmlet.pods import admission, facts, plan, status
+from wasmlet.pods import admission, facts, plan, restarts, status
 from wasmlet.pods.accounts import News
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.pods.facts import Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
@@ -133,7 +133,7 @@ class Worker:
             case plan.Stop():
                 await self._stop(step)
             case plan.RestartAll():
-                self.facts.restart_all_at = self._rooms.clock()
+                self.facts.restart_all_at = restarts.round_moment(self.facts, self._rooms.clock())
             case plan.Expire():
                 self._expire()
             case plan.End():

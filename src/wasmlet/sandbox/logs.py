@@ -83,11 +83,11 @@ class LogReader:
 
     def _read_file(self) -> list[Line]:
         assert self._file is not None
-        content = self._rest + self._file.read(READ_BYTES)
-        complete, newline, self._rest = content.rpartition(b"\n")
-        if not newline:
-            return []
-        return [parse(stored + b"\n") for stored in complete.split(b"\n")]
+        while content := self._file.read(READ_BYTES):
+            complete, newline, self._rest = (self._rest + content).rpartition(b"\n")
+            if newline:
+                return [parse(stored + b"\n") for stored in complete.split(b"\n")]
+        return []
 
     def _open(self, path: Path | None) -> bool:
         if self._file is not None:

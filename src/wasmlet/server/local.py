@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -135,9 +136,11 @@ class LocalServer:
     async def _delete(self, request: web.Request) -> web.Response:
         grace = request.query.get("gracePeriodSeconds")
         try:
-            seconds = None if grace is None else max(0.0, float(grace))
+            seconds = None if grace is None else max(float(grace), 0.0)
         except ValueError:
-            raise UserError(f"gracePeriodSeconds={grace!r} is no number of seconds") from None
+            seconds = math.nan
+        if seconds is not None and not math.isfinite(seconds):
+            raise UserError(f"gracePeriodSeconds={grace!r} is no number of seconds")
         remove = request.query.get("remove", "true") == "true"
         self._dispatch.end(request.match_info["uid"], grace_seconds=seconds, remove=remove)
         return _json({}, status=202)

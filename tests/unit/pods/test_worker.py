@@ -1,7 +1,9 @@
 """The life of pods, with real engines and guests."""
 
+import itertools
 import os
 import signal
+import time
 
 import pytest
 
@@ -44,7 +46,7 @@ async def test_on_failure_restarts_with_a_growing_wait_until_it_succeeds(agent: 
 
     def ended(worker: Worker) -> bool:
         own = worker.facts.container("main")
-        for before, after in zip(own.attempts, own.attempts[1:], strict=False):
+        for before, after in itertools.pairwise(own.attempts):
             waits[after.number] = after.created_at - (before.finished_at or 0.0)
         return worker.is_gone
 
@@ -61,13 +63,13 @@ async def test_always_restarts_what_succeeded(agent: Agent) -> None:
     submitted = bundle(container("main", "exit", "0"), restart_policy="Always")
     agent.dispatch.submit(submitted)
     await agent.until(submitted, lambda worker: status_of(worker).restart_count >= 3)
-    status = await agent.until(submitted, lambda worker: _in_back_off(worker) and worker.status())
-    assert status.phase == "Running"
+    await agent.until(submitted, _is_in_back_off)
+    assert agent.worker(submitted).status().phase == "Running"
     agent.dispatch.end(submitted.uid, remove=False)
     assert await agent.until_ended(submitted) == "Succeeded"
 
 
-def _in_back_off(worker: Worker) -> bool:
+def _is_in_back_off(worker: Worker) -> bool:
     waiting = status_of(worker).state.waiting
     last = status_of(worker).last_state.terminated
     return waiting is not None and waiting.reason == "CrashLoopBackOff" and last is not None
@@ -81,7 +83,7 @@ async def test_init_containers_run_one_after_another(agent: Agent) -> None:
     agent.dispatch.submit(submitted)
     assert await agent.until_ended(submitted) == "Succeeded"
     own = [agent.worker(submitted).facts.container(name).last for name in ("first", "second", "main")]
-    for before, after in zip(own, own[1:], strict=False):
+    for before, after in itertools.pairwise(own):
         assert before is not None
         assert after is not None
         assert (before.finished_at or 0) <= after.created_at
@@ -198,8 +200,8 @@ async def test_a_deadline_ends_a_pod_and_says_so(agent: Agent) -> None:
 async def test_a_restart_rule_restarts_all_containers(agent: Agent) -> None:
     rule = RestartRule(action="RestartAllContainers", exit_codes=ExitCodes(operator="In", values=[3]))
     submitted = bundle(
-        flaky(2, restart_policy="Never", restart_policy_rules=[rule]),
         container("other", "sleep"),
+        flaky(2, restart_policy="Never", restart_policy_rules=[rule]),
         init_containers=[container("first", "exit", "0")],
         volumes=[data_volume()],
     )
@@ -208,6 +210,19 @@ async def test_a_restart_rule_restarts_all_containers(agent: Agent) -> None:
     await agent.until_running(submitted, "other", number=1)
     assert agent.attempts(submitted, "other") == [(0, 137), (1, 0)]
     assert agent.attempts(submitted, "first") == [(0, 0), (1, 0)]
+
+
+async def test_all_containers_are_restarted_also_when_the_clock_is_set_back(agent: Agent) -> None:
+    def earlier() -> float:
+        return time.time() - 1000 if agent.told("Started") else time.time()
+
+    agent.clock = earlier
+    rule = RestartRule(action="RestartAllContainers", exit_codes=ExitCodes(operator="In", values=[3]))
+    main = flaky(2, restart_policy="Never", restart_policy_rules=[rule])
+    submitted = bundle(main, volumes=[data_volume()])
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Succeeded"
+    assert agent.attempts(submitted) == [(0, 3), (1, 0)]
 
 
 async def test_a_full_disk_once_stops_nothing(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

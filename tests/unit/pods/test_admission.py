@@ -1,0 +1,85 @@
+"""What is refused."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.pods import container, data_volume, pod
+from wasmlet.kube.types import Container, Pod, Volume, VolumeMount
+from wasmlet.pods.admission import is_uid, refuse
+
+
+def good() -> Pod:
+    mounts = [VolumeMount(name="data", mount_path="/data")]
+    return pod(container("a", volume_mounts=mounts), init_containers=[container("b")], volumes=[data_volume()])
+
+
+def test_a_good_pod_is_admitted() -> None:
+    assert refuse(good()) is None
+
+
+def change(text: str, value: object) -> Callable[[Pod], None]:
+    """Set a field given as a path of attributes."""
+
+    def act(subject: Pod) -> None:
+        target: object = subject
+        *path, last = text.split(".")
+        for each in path:
+            target = target[int(each)] if each.isdigit() else getattr(target, each)  # type: ignore[index]
+        setattr(target, last, value)
+
+    return act
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("metadata.name", "", "metadata.name ''"),
+        ("metadata.name", "../x", "metadata.name '../x'"),
+        ("metadata.name", "Upper", "metadata.name"),
+        ("metadata.name", "a" * 254, "metadata.name"),
+        ("metadata.name", "a\n", "metadata.name"),
+        ("metadata.name", "a..b", "metadata.name"),
+        ("metadata.namespace", "", "metadata.namespace"),
+        ("metadata.namespace", "a.b", "metadata.namespace"),
+        ("metadata.namespace", "a/b", "metadata.namespace"),
+        ("metadata.namespace", "a" * 64, "metadata.namespace"),
+        ("metadata.uid", "a/b", "metadata.uid"),
+        ("spec.containers", [], "spec.containers is empty"),
+        ("spec.restart_policy", "Sometimes", "'Sometimes' is none of Always, OnFailure, Never"),
+        ("spec.containers.0.name", "a.b", "container 'a.b': its name is no DNS label"),
+        ("spec.containers.0.name", "", "its name is no DNS label"),
+        ("spec.containers.0.name", "b", "container 'b': two containers have this name"),
+        ("spec.containers.0.image", "", "container 'a' has no image"),
+        ("spec.containers.0.restart_policy", "No", "restartPolicy 'No' is none"),
+        ("spec.volumes", [], "container 'a' mounts 'data', which is not in spec.volumes"),
+        ("spec.containers.0.volume_mounts.0.mount_path", "", "the mount of 'data' has no mountPath"),
+        ("spec.volumes.0.name", "Data", "mounts 'data', which is not"),
+        ("spec.volumes", [Volume(name="data"), Volume(name="data")], "volume 'data': two volumes have this name"),
+        ("spec.volumes", [Volume(name="data"), Volume(name="../x")], "volume '../x': its name is no DNS label"),
+        ("spec.init_containers", [Container(name="..", image="i")], "container '..': its name is no DNS label"),
+    ],
+)
+def test_what_is_refused(field: str, value: object, text: str) -> None:
+    subject = good()
+    change(field, value)(subject)
+    refusal = refuse(subject)
+    assert refusal is not None
+    assert refusal.reason == "Invalid"
+    assert refusal.message.startswith("Pod was rejected: ")
+    assert text in refusal.message
+
+
+@pytest.mark.parametrize("name", ["a", "a.b.c", "a-b.c1", "0", "a" * 63, ".".join(["a" * 60] * 4)])
+def test_good_names(name: str) -> None:
+    subject = good()
+    subject.metadata.name = name
+    assert refuse(subject) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "good"),
+    [("5f0c2f6e-2d4b-4f0e-9c59-0e8a4a0f4b11", True), ("0" * 32, True), ("", False), ("-a", False), ("a.b", False)],
+)
+def test_uids(text: str, good: bool) -> None:
+    assert is_uid(text) == good

@@ -1,0 +1,87 @@
+"""Flags, environment, file, defaults: in this order."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wasmlet import config
+from wasmlet.base.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _a_plain_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flag", "environment", "expected"),
+    [
+        ("/flag", {"WASMLET_STATE": "/env"}, "/flag"),
+        (None, {"WASMLET_STATE": "/env", "XDG_STATE_HOME": "/xdg"}, "/env"),
+        (None, {"XDG_STATE_HOME": "/xdg"}, "/xdg/wasmlet"),
+        (None, {}, "{home}/.local/state/wasmlet"),
+        ("", {"WASMLET_STATE": ""}, "{home}/.local/state/wasmlet"),
+    ],
+)
+def test_the_state_directory(flag: str | None, environment: dict[str, str], expected: str, tmp_path: Path) -> None:
+    assert str(config.load(state=flag, environment=environment).state) == expected.format(home=tmp_path)
+
+
+def test_a_relative_state_directory_counts_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert config.load(state="s", environment={}).state == tmp_path / "s"
+
+
+def test_roots_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert config.load(environment={"WASMLET_CONFIG": "/none"}).state == Path("/var/lib/wasmlet")
+
+
+@pytest.mark.parametrize("variables", [{"WASMLET_CONFIG": "{home}/c.toml"}, {"XDG_CONFIG_HOME": "{home}/xdg"}, {}])
+def test_the_file(variables: dict[str, str], tmp_path: Path) -> None:
+    environment = {name: value.format(home=tmp_path) for name, value in variables.items()}
+    for path in ("c.toml", "xdg/wasmlet/config.toml", ".config/wasmlet/config.toml"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    names = {"WASMLET_CONFIG": "c.toml", "XDG_CONFIG_HOME": "xdg/wasmlet/config.toml"}
+    path = next((names[name] for name in environment), ".config/wasmlet/config.toml")
+    (tmp_path / path).write_text(
+        'insecure-registries = ["a:1"]\nca-files = ["/ca"]\ncompile-memory-mib = 7\nengine-idle-seconds = 1\n'
+        'agent-idle-seconds = 2.5\nnode-name = "Node"\n'
+    )
+    loaded = config.load(environment=environment)
+    assert loaded.file == config.File(
+        insecure_registries=["a:1"], ca_files=["/ca"], compile_memory_mib=7, engine_idle_seconds=1.0,
+        agent_idle_seconds=2.5, node_name="Node",
+    )  # fmt: skip
+    assert loaded.node_name == "node"
+
+
+def test_no_file_is_the_defaults() -> None:
+    loaded = config.load(environment={})
+    assert loaded.file == config.File()
+    assert loaded.node_name == os.uname().nodename.lower()
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"nodename = 'x'\n", "nodename"),
+        (b"node-name = 3\n", "node-name"),
+        (b"compile-memory-mib = 'much'\n", "compile-memory-mib"),
+        (b"a = \n", "line 1"),
+        (b"\xff", "utf-8"),
+    ],
+)
+def test_a_file_that_cannot_be_used(tmp_path: Path, content: bytes, text: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=text) as error:
+        config.load(environment={"WASMLET_CONFIG": str(path)})
+    assert str(path) in error.value.message
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Is a directory"):
+        config.load(environment={"WASMLET_CONFIG": str(tmp_path)})

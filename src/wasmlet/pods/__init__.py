@@ -12,6 +12,7 @@ in engines, files below the pod's directory, statuses and news.
 - `status`    PodStatus and exit code from facts; pure
 - `start`     the one long step: image, artifact, environment, root, sandbox
 - `environment`, `expansion`, `downward`, `hosts` what a container is told
+- `endings`   what a container leaves
 - `admission` what is refused; pure
 - `probes`    liveness, readiness, startup
 - `bundle`    a pod on disk, and where its files are

@@ -138,6 +138,16 @@ class Dispatch:
                 logger.exception("worker failed", extra={"pod": worker.bundle.uid})
                 await asyncio.sleep(self._rooms.settings.sync_seconds)
         self._ended(worker)
+        if worker.bundle.attached:
+            await self._remove_unwatched(worker)
+
+    async def _remove_unwatched(self, worker: Worker) -> None:
+        """An attached pod is its terminal's; one whose terminal was killed is nobody's."""
+        uid = worker.bundle.uid
+        while self.has(uid):
+            await asyncio.sleep(self._rooms.settings.unwatched_seconds)
+            if self.has(uid) and not self._rooms.listener.is_watched(uid):
+                self.end(uid, remove=True)
 
     def _ended(self, worker: Worker) -> None:
         deletion = worker.facts.deletion

@@ -185,25 +185,25 @@ async def _http(container: Container, probe: Probe, pod_ip: str) -> tuple[Result
         async with aiohttp.ClientSession(
             connector=connector, headers=_headers(action), skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding")
         ) as session:
-            status = await _final_status(session, url)
+            status, warning = await _final_status(session, url)
     except (aiohttp.ClientError, OSError, ValueError) as error:
         return Result.FAILURE, f'Get "{url}": {error}'
     if 200 <= status < 400:
-        return Result.SUCCESS, ""
+        return Result.SUCCESS, warning
     return Result.FAILURE, f"HTTP probe failed with statuscode: {status}"
 
 
-async def _final_status(session: ClientSession, url: str) -> int:
-    """The status after redirects to the same host; one that leads elsewhere is not followed, and counts as it is."""
+async def _final_status(session: ClientSession, url: str) -> tuple[int, str]:
+    """The status after redirects to the same host, and a warning: one that leads elsewhere is not followed."""
     for _ in range(MAX_REDIRECTS + 1):
         async with session.get(url, allow_redirects=False) as response:
             await response.content.read(MAX_BODY_BYTES)
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or location is None:
-                return response.status
+                return response.status, ""
             target = response.url.join(type(response.url)(location))
             if target.host != response.url.host:
-                return response.status
+                return response.status, f"Probe terminated redirects at {target.host}"
             url = str(target)
     raise ValueError(f"stopped after {MAX_REDIRECTS} redirects")
 

@@ -31,6 +31,7 @@ class Settings:
         back_off: Of crashes and image pulls.
         sync_seconds: After how long a step that failed for other reasons is tried again (kubelet: 10 s).
         probe_scale: Tests shorten the periods of probes by it; 1 is real time.
+        unwatched_seconds: How long an ended pod whose terminal is gone is kept for a terminal that comes back.
         allocatable: Node allocatable by resource, for resourceFieldRef without a limit; quantities.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     back_off: BackOff = field(default_factory=BackOff)
     sync_seconds: float = 10.0
     probe_scale: float = 1.0
+    unwatched_seconds: float = 2.0
     allocatable: dict[str, str] = field(default_factory=dict)
 
 
@@ -52,6 +54,9 @@ class Listener(Protocol):
 
     def removed(self, uid: str) -> None:
         """The pod and all its files are gone."""
+
+    def is_watched(self, uid: str) -> bool:
+        """Whether somebody follows the pod now."""
 
     def news(self, pod: Pod, news: News) -> None:
         """Something happened."""

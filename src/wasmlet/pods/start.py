@@ -24,13 +24,11 @@ from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
 from wasmlet.pods import environment, facts, hosts, plan, restarts
 from wasmlet.pods.accounts import Progress
-from wasmlet.pods.bundle import Places
 from wasmlet.pods.facts import Attempt, Failure
 from wasmlet.pods.rooms import Rooms
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import EngineBusyError, EngineGoneError
 from wasmlet.sandbox.engines import PoolKey
-from wasmlet.sandbox.logs import LogReader
 from wasmlet.volumes import mount, root
 from wasmlet.volumes.fields import PodFields
 from wasmlet.volumes.root import GuestMount, RootFile, TerminationFile
@@ -45,8 +43,6 @@ ENGINE_TRIES = 4
 """How many engines are asked before a start counts as failed; each refusal opens a new one."""
 
 RESOLV_CONF = Path("/etc/resolv.conf")
-FALLBACK_LINES = 80
-FALLBACK_BYTES = 2048
 KEPT_ATTEMPTS = 2
 
 _SHOWN = {
@@ -406,30 +402,3 @@ def pull_policy(container: Container) -> Literal["Always", "IfNotPresent", "Neve
         return "IfNotPresent"
     tag = container.image.rpartition("/")[2].partition(":")[2]
     return "Always" if tag in ("", "latest") else "IfNotPresent"
-
-
-def read_end(places: Places, container: Container, attempt: Attempt, ended: protocol.Exit) -> str:
-    """The termination message: the guest's file, else (by policy) the end of its log, else what the engine says."""
-    if attempt.termination_root:
-        file = TerminationFile(Path(attempt.termination_root), attempt.termination_path)
-        if message := root.read_termination_message(file):
-            return message
-    if ended.message:
-        return ended.message
-    if container.termination_message_policy == "FallbackToLogsOnError" and ended.exit_code != 0:
-        return _log_tail(places.log_file(container.name, attempt.number))
-    return ""
-
-
-def _log_tail(path: Path) -> str:
-    reader, tail = LogReader(path), b""
-    try:
-        lines: list[bytes] = []
-        while found := reader.read():
-            lines = [*lines, *(line.content for line in found)][-FALLBACK_LINES:]
-        tail = b"".join(lines)[-FALLBACK_BYTES:]
-    except (OSError, ValueError) as error:
-        logger.warning("reading log failed", extra={"path": str(path), "error": str(error)})
-    finally:
-        reader.close()
-    return tail.decode(errors="replace")

@@ -23,10 +23,11 @@ from wasmlet.kube.types import Container, PodStatus
 from wasmlet.pods import admission, facts, plan, restarts, status
 from wasmlet.pods.accounts import News
 from wasmlet.pods.bundle import Bundle, Places
+from wasmlet.pods.endings import read_end
 from wasmlet.pods.facts import Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
 from wasmlet.pods.probes import Key, Prober, Result
 from wasmlet.pods.rooms import Rooms
-from wasmlet.pods.start import Starter, read_end
+from wasmlet.pods.start import Starter
 from wasmlet.sandbox import protocol
 from wasmlet.volumes import mount
 
@@ -316,7 +317,9 @@ class Worker:
             self.tell("Warning", "Unhealthy", message, container=key.container)
             return
         passed = result is Result.SUCCESS
-        if not passed:
+        if passed and text:
+            self.tell("Warning", "ProbeWarning", f"{name} probe warning: {text}", container=key.container)
+        elif not passed:
             self.tell("Warning", "Unhealthy", f"{name} probe failed: {text}", container=key.container)
         if key.kind == "readiness":
             attempt.probed_ready = passed

@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import logging
 import os
+import select
 import shutil
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,10 +61,11 @@ class PoolKey(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel"):
-    """The fact about an engine that outlives the agent."""
+    """The fact about an engine that outlives the agent; `pid` is 0 until it was started."""
 
     id: str
     key: PoolKey
+    pid: int = 0
 
 
 @dataclass(eq=False)
@@ -126,6 +129,7 @@ class Engines:
                 handle = await self._connect(record, directory)
             except (msgspec.DecodeError, WasmletError) as error:
                 logger.info("engine gone", extra={"engine": directory.name, "error": str(error)})
+                await asyncio.to_thread(_end_silent, content, directory)
                 shutil.rmtree(directory, ignore_errors=True)
                 continue
             logger.info("engine adopted", extra={"engine": record.id, "running": handle.running})
@@ -180,9 +184,18 @@ class Engines:
         return engine in self._handles
 
     async def stop(self, engine: str, identity: str, *, grace_seconds: float) -> None:
-        """Ask a sandbox to end. One that is not there any more has ended."""
-        with contextlib.suppress(NotFoundError, EngineGoneError):
+        """Ask a sandbox to end. One that is not there any more has ended.
+
+        Raises:
+            EngineGoneError: The engine lives and did not answer.
+        """
+        try:
             await self._handle(engine).client.stop(identity, grace_seconds=grace_seconds)
+        except NotFoundError:
+            pass
+        except EngineGoneError:
+            if self.is_alive(engine):
+                raise  # it may have lost the request: the caller asks again
 
     async def forget(self, engine: str, identity: str) -> None:
         """Drop an ended sandbox from the engine's account, after its end was saved."""
@@ -215,6 +228,8 @@ class Engines:
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             started = time.monotonic()
             pid = self._spawn(directory)
+            record = msgspec.structs.replace(record, pid=pid)
+            write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             handle = await self._wait_until_it_answers(record, directory, pid)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
@@ -352,6 +367,25 @@ class Engines:
             pass
         except WasmletError:
             handle.full = False
+
+
+def _end_silent(record: bytes, directory: Path) -> None:
+    """An engine that lives but does not answer would run its guests beside their successors: it is killed.
+
+    Its process id may be another's by now, so its command line has to name the directory.
+    """
+    with contextlib.suppress(msgspec.DecodeError, OSError):
+        pid = msgspec.json.decode(record, type=Record).pid
+        if pid <= 0:
+            return
+        pidfd = os.pidfd_open(pid)
+        try:
+            if os.fsencode(directory) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                logger.error("silent engine killed", extra={"engine": directory.name, "pid": pid})
+                select.select([pidfd], [], [], START_DEADLINE_SECONDS)
+        finally:
+            os.close(pidfd)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -73,6 +73,10 @@ class Hub:
             watch.progress[progress.container] = progress
             watch.mark()
 
+    def is_watched(self, uid: str) -> bool:
+        """Whether somebody follows the pod now."""
+        return uid in self._watches
+
     def kept(self, uid: str) -> list[News]:
         """The pod's latest news."""
         return list(self._news.get(uid, ()))

@@ -154,14 +154,11 @@ def test_the_pod_of_a_run_that_is_killed_can_be_seen_and_removed(command: Comman
     assert command.pods() == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="nobody removes an attached pod whose terminal is gone (Bundle.attached says so)"
-)
 def test_the_pod_of_a_run_that_is_killed_is_removed_when_it_has_ended(command: Command) -> None:
     with command.started("run", str(guest("sleep")), "--", "1") as started:
         assert started.read(len(READY)) == READY
         started.process.kill()
-    eventually_now(lambda: not command.pods(), "removed", seconds=4)
+    eventually_now(lambda: not command.pods(), "removed", seconds=10)
 
 
 # --- the agent --------------------------------------------------------------------------------------------------------

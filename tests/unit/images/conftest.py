@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.support.registry import RunningRegistry, docker_registry
 from tests.unit.images.fake_registry import FakeRegistry
-
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings
 

@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.images.fake_registry import FakeRegistry, on
 
+from tests.unit.images.fake_registry import FakeRegistry, on
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images.authentication import Challenge, parse_challenges
 from wasmlet.images.credentials import Credential

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+
 from tests.support.registry import RunningRegistry
 from tests.unit.images.conftest import COMPONENT
 from tests.unit.images.fake_registry import MODULE, FakeRegistry, hang, on, partly, status, times
-
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.images.credentials import Credential
 from wasmlet.images.layouts import CONTAINER_CONFIGS, WASM_CONFIG, WASM_LAYER, ImageConfig, Layout

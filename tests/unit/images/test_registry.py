@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+
 from tests.support.registry import PASSWORD, USERNAME, RunningRegistry
 from tests.unit.images.fake_registry import FakeRegistry, on, partly, status, times
-
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.images.credentials import Credential
 from wasmlet.images.layouts import WASM_LAYER

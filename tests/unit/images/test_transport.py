@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
-from tests.unit.images.fake_registry import FakeRegistry, hang, on, partly, status
 
+from tests.unit.images.fake_registry import FakeRegistry, hang, on, partly, status
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images.settings import Settings
 from wasmlet.images.transport import PassingError, Progress, Request, Transport, is_loopback

@@ -240,7 +240,6 @@ async def test_readiness_comes_and_goes(agent: Agent, server: Server) -> None:
     assert status_of(agent.worker(submitted)).restart_count == 0
 
 
-@pytest.mark.xfail(strict=True, reason="no ProbeWarning event yet (contract section 5)")
 async def test_a_redirect_to_another_host_is_told(agent: Agent, server: Server) -> None:
     probe = at(server)
     assert probe.http_get is not None

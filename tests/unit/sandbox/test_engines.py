@@ -117,9 +117,6 @@ async def test_an_adopted_engine_that_is_killed_is_told_too(sandboxes: Sandboxes
     assert sandboxes.engines.handles == []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="an engine that does not answer counts as dead: its directory is removed under it"
-)
 async def test_an_engine_that_hangs_while_an_agent_starts_is_not_forgotten(
     sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

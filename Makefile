@@ -55,7 +55,7 @@ test: $(VENV)/installed registry
 	cargo test --release --locked --quiet
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
-check: $(VENV)/tools
+check: $(VENV)/installed
 	$(BIN)/ruff format --check --quiet $(PATHS)
 	$(BIN)/ruff check --quiet $(PATHS)
 	$(BIN)/mypy

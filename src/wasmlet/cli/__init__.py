@@ -17,8 +17,8 @@ import click
 
 from wasmlet import __version__
 from wasmlet.base.errors import WasmletError
-from wasmlet.cli.exits import exit_status
-from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout
+from wasmlet.cli.exits import FAILED, exit_status
+from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout, open_standard_streams
 
 COMMANDS = {
     "run": "run",
@@ -85,18 +85,19 @@ SUMMARIES = {
 @click.option("--state", metavar="DIRECTORY", help="Where pods, images and engines are kept [env: WASMLET_STATE].")
 @click.pass_context
 def wasmlet(context: click.Context, state: str | None) -> None:
-    r"""The WebAssembly kubelet: runs the containers of Kubernetes pods as WebAssembly sandboxes.
+    """The WebAssembly kubelet: runs the containers of Kubernetes pods as WebAssembly sandboxes.
 
     \b
     wasmlet run pod.yaml                  the pods of a manifest ("-" is standard input)
     wasmlet run app.wasm -- args          one module
     wasmlet run REGISTRY/IMAGE -- args    one image
-    """
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
     context.obj = state
 
 
 def main() -> int:
     """Run the command line; returns the exit status."""
+    open_standard_streams()
     try:
         result = wasmlet.main(standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -107,6 +108,12 @@ def main() -> int:
         return error.exit_code
     except click.Abort:
         return 130
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        abandon_stdout()  # an error without a file's name is that of a stream: a full disk behind stdout
+        click.echo(f"wasmlet: cannot write to standard output: {error.strerror}", err=True)
+        return FAILED
     except WasmletError as error:
         complain(error)
         return exit_status(error)

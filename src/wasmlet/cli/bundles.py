@@ -22,6 +22,7 @@ from wasmlet.kube.types import (
     Volume,
     VolumeMount,
 )
+from wasmlet.pods.admission import refuse
 from wasmlet.pods.bundle import Bundle
 
 MANIFEST_SUFFIXES = (".yaml", ".yml", ".json")
@@ -56,6 +57,7 @@ def from_target(target: str, arguments: Sequence[str], options: Options) -> tupl
         NotFoundError: A file that is not there.
         UserError: A manifest that cannot be used, or options that do not go with it.
     """
+    _check_text(target, *arguments, *options.env, *options.volumes, options.name, options.working_dir)
     if target == "-" or target.endswith(MANIFEST_SUFFIXES):
         if arguments or options.is_given:
             raise UserError(
@@ -72,7 +74,18 @@ def from_target(target: str, arguments: Sequence[str], options: Options) -> tupl
         raise NotFoundError(f"no such file: {target}")
     else:
         image, name = target, target.rpartition("/")[2].partition("@")[0].partition(":")[0]
-    return [_single(image, name, arguments, options)], []
+    bundle = _single(image, name, arguments, options)
+    _check_admission(bundle.pod, target)
+    return [bundle], []
+
+
+def _check_text(*texts: str) -> None:
+    """WASI strings are UTF-8; bytes that are not came from the shell as lone surrogates."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{text!r} on the command line is not UTF-8, which a guest cannot be given") from None
 
 
 def _looks_like_path(target: str) -> bool:
@@ -104,12 +117,22 @@ def _from_manifest(manifest: Manifest, folder: Path, target: str, options: Optio
         raise UserError(f"{target} holds no Pod", hint="add a document of kind Pod")
     for metadata in [each.metadata for each in manifest.config_maps] + [each.metadata for each in manifest.secrets]:
         metadata.namespace = options.namespace or metadata.namespace
+    source = "standard input" if target == "-" else target
     for pod in manifest.pods:
-        manifest.warnings += [f"{target}: Pod {pod.metadata.name!r}: {each}" for each in _without_effect(pod)]
+        manifest.warnings += [f"{source}: Pod {pod.metadata.name!r}: {each}" for each in _without_effect(pod)]
         _complete(pod, options)
         for container in [*pod.spec.init_containers, *pod.spec.containers]:
             container.image = _resolved(container.image, folder)
+        _check_admission(pod, target)
     return [Bundle(pod=pod, config_maps=manifest.config_maps, secrets=manifest.secrets) for pod in manifest.pods]
+
+
+def _check_admission(pod: Pod, target: str) -> None:
+    """What the agent would refuse is refused here, where it can still be called the user's input."""
+    refusal = refuse(pod)
+    if refusal is not None:
+        name = "standard input" if target == "-" else target
+        raise UserError(f"{name}: {refusal.message.removeprefix('Pod was rejected: ')}", reason=refusal.reason)
 
 
 def _without_effect(pod: Pod) -> Iterator[str]:
@@ -189,7 +212,7 @@ def _mounts(texts: Sequence[str]) -> tuple[list[Volume], list[VolumeMount]]:
         guest, _, mode = rest.partition(":")
         if not host or not guest.startswith("/") or mode not in ("", "ro", "rw"):
             raise UserError(f"--volume {text!r} is no HOST:GUEST or HOST:GUEST:ro", hint="GUEST begins with /")
-        path = Path(host).absolute()
+        path = Path(host).resolve()
         if not path.exists():
             raise NotFoundError(f"--volume {text}: no such file or directory: {host}")
         name = f"volume-{position}"

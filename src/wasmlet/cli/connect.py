@@ -119,6 +119,14 @@ async def find(config: Config) -> Agent | None:
         await agent.call("GET", "/version", dict[str, Any])
     except AgentAwayError:
         pods = config.state / "pods"
+        if config.state.exists() and not os.access(config.state, os.R_OK | os.X_OK):
+            raise UserError(
+                f"cannot read the state directory {config.state}", hint="choose another with --state"
+            ) from None
+        if config.state.exists() and not config.state.is_dir():
+            raise UserError(
+                f"the state directory {config.state} is a file", hint="choose another with --state"
+            ) from None
         return await reach(config) if pods.is_dir() and any(pods.iterdir()) else None
     return agent
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
 import msgspec
 
 from wasmlet.base.errors import NotFoundError, WasmletError
@@ -23,6 +24,7 @@ from wasmlet.cli.exits import process_status, start_status
 from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout
 from wasmlet.cli.stdin import send_stdin
 from wasmlet.pods.accounts import Account, Frame, Run
+from wasmlet.pods.facts import LOST_MESSAGE
 from wasmlet.sandbox.logs import Line, LogReader
 
 if TYPE_CHECKING:
@@ -163,10 +165,11 @@ class Follower:
         self._wake.set()
 
     def _take(self, frame: Frame) -> None:
-        if frame.account is not None:
-            self._account = frame.account
-            self._wake.set()
-        self._show(frame)
+        if frame.account is None:
+            self._show(frame)
+            return
+        self._account = frame.account
+        self._wake.set()
 
     async def _notice(self, inotify: Inotify) -> None:
         async for _ in inotify:
@@ -183,11 +186,13 @@ class Follower:
                 raise self._loss
             if account is None:
                 continue
-            self.raise_failed_start(account)
             self._watch_logs(inotify, account)
             await asyncio.to_thread(self._write, account)
+            self._show(Frame(account=account))  # after what the containers wrote before it
+            self.raise_failed_start(account)
             self._connect_stdin(account)
             if account.stage == "gone":
+                _tell_lost_engines(account)
                 return process_status(account.exit_code or 0)
 
     def _watch_logs(self, inotify: Inotify, account: Account) -> None:
@@ -205,7 +210,7 @@ class Follower:
             if run.sandbox in self._done:
                 continue
             source = f"{self._name}/{run.container}" if self._name else run.container
-            reader = self._readers.setdefault(run.sandbox, LogReader(Path(run.log)))
+            reader = self._readers.setdefault(run.sandbox, LogReader(Path(run.log), consume=True))
             while lines := reader.read():
                 self._output.write(source, lines)
             if run.exit_code is not None:
@@ -241,6 +246,14 @@ def _subject(account: Account, name: str) -> str:
         return f"cannot start pod {pod.metadata.name}"
     images = {each.name: each.image for each in [*pod.spec.init_containers, *pod.spec.containers]}
     return f"cannot start container {name} ({images[name].removeprefix('file:')})"
+
+
+def _tell_lost_engines(account: Account) -> None:
+    """A container that ended by no deed of its own or of the user wrote nothing about it."""
+    for status in account.pod.status.container_statuses:
+        ended = status.state.terminated
+        if ended is not None and ended.message == LOST_MESSAGE:
+            click.echo(f"wasmlet: container {status.name} ended with {ended.exit_code}: {ended.message}", err=True)
 
 
 def _reads_stdin(account: Account, run: Run) -> bool:

@@ -16,6 +16,17 @@ BROKEN_PIPE_STATUS = 141
 """128 + SIGPIPE, as a shell has it for a program that nobody reads any more."""
 
 
+def open_standard_streams() -> None:
+    """A caller may have closed them; then the next file that is opened would be taken for one of them."""
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "r" if descriptor == 0 else "w", closefd=False))  # noqa: SIM115
+
+
 def abandon_stdout() -> None:
     """Nobody reads stdout any more: what is left in its buffer must not fail once more at the interpreter's end."""
     null = os.open(os.devnull, os.O_WRONLY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -25,6 +26,7 @@ from wasmlet.pods.accounts import Account, Frame, Run
 from wasmlet.sandbox.logs import Line, LogReader
 
 POLL_SECONDS = 0.05
+UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # --- finding pods -----------------------------------------------------------------------------------------------------
 
@@ -36,19 +38,24 @@ async def accounts(settings: config.Config) -> tuple[Agent | None, list[Account]
 
 
 async def pod_named(settings: config.Config, name: str) -> tuple[Agent, Account]:
-    """The pod called `name`: NAME, NAMESPACE/NAME, a UID, or the beginning of a UID.
+    """The pod called `name`: NAMESPACE/NAME, NAME, a UID, or six characters or more of one's beginning.
+
+    A bare name means the namespace default, and where that has no such pod the only other that has.
 
     Raises:
         NotFoundError: There is none.
         ConflictError: There are several.
     """
     agent, pods = await accounts(settings)
-    found = [each for each in pods if _is_called(each, name)]
+    called = [each for each in pods if _is_called(each, name)]
+    in_default = [each for each in called if each.pod.metadata.namespace == "default"]
+    found = in_default if in_default and "/" not in name else called
     if agent is None or not found:
         raise NotFoundError(f"there is no pod {name}", hint="wasmlet ps lists them")
     if len(found) > 1:
-        uids = ", ".join(each.pod.metadata.uid for each in found)
-        raise ConflictError(f"{len(found)} pods are called {name}", hint=f"name one by its UID: {uids}")
+        names = {f"{each.pod.metadata.namespace}/{each.pod.metadata.name}" for each in found}
+        ways = names if len(names) == len(found) else {each.pod.metadata.uid for each in found}
+        raise ConflictError(f"{len(found)} pods are called {name}", hint=f"name one of {', '.join(sorted(ways))}")
     return agent, found[0]
 
 
@@ -135,7 +142,7 @@ def age(start_time: str | None) -> str:
 @click.option("-p", "--previous", is_flag=True, help="The run before the present one.")
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time.")
 @click.option("--tail", type=click.IntRange(0), default=None, metavar="LINES", help="Only the last stored lines.")
-@click.option("--since", type=float, default=None, metavar="SECONDS", help="Only lines younger than this.")
+@click.option("--since", default=None, metavar="DURATION", help="Only lines younger than this: 30, 90s, 5m, 2h.")
 @click.pass_obj
 def logs_command(
     state: str | None,
@@ -145,13 +152,14 @@ def logs_command(
     previous: bool,
     timestamps: bool,
     tail: int | None,
-    since: float | None,
+    since: str | None,
 ) -> None:
     """Print what a container of POD wrote: stdout to stdout, stderr to stderr."""
+    youngest = None if since is None else time.time() - _seconds(since)
 
     def wanted(lines: list[Line]) -> list[Line]:
-        if since is not None:
-            lines = [line for line in lines if line.moment >= time.time() - since]
+        if youngest is not None:
+            lines = [line for line in lines if line.moment >= youngest]
         if tail is not None:
             lines = lines[-tail:] if tail else []
         return lines
@@ -177,15 +185,28 @@ async def _logs(
     output.write(run.container, [_stamped(each, timestamps) for each in wanted(lines)])
     if follow and run.exit_code is None:
         await _follow(agent, account.pod.metadata.uid, run, reader, output, timestamps)
+    if reader.has_lost:
+        click.echo("wasmlet: warning: some output was rotated away before it was read", err=True)
+
+
+def _seconds(duration: str) -> float:
+    """A number of seconds, or numbers with units: 90s, 5m, 1h30m."""
+    parts = re.findall(r"([0-9.]+)(ms|s|m|h|d)", duration)
+    try:
+        if "".join(number + unit for number, unit in parts) == duration and parts:
+            return sum(float(number) * UNITS[unit] for number, unit in parts)
+        return float(duration)
+    except ValueError:
+        raise UserError(f"--since {duration!r} is no duration", hint="such as 30, 90s, 5m or 2h") from None
 
 
 def _chosen_run(account: Account, container: str | None, *, previous: bool) -> Run:
     meta = account.pod.metadata
     names = [each.name for each in [*account.pod.spec.init_containers, *account.pod.spec.containers]]
     if container is None:
-        if len(account.pod.spec.containers) > 1:
-            raise UserError(f"pod {meta.name} has several containers", hint=f"name one of {', '.join(names)}")
         container = account.pod.spec.containers[0].name
+        if len(names) > 1:
+            click.echo(f'Defaulted container "{container}" out of: {", ".join(names)}', err=True)
     if container not in names:
         raise NotFoundError(
             f"container {container!r} not found in pod {meta.name!r}", hint=f"it has {', '.join(names)}"

@@ -85,6 +85,8 @@ async def _attached(settings: config.Config, bundles: list[Bundle]) -> int:
     followers: list[Follower] = []
     for bundle in bundles:
         bundle.attached = True
+        for container in bundle.pod.spec.containers:
+            container.stdin_once = container.stdin  # the end of this process's stdin is the guest's
         await agent.call("POST", "/pods", Account, bundle)
         name = bundle.pod.metadata.name if len(bundles) > 1 else ""
         takes_stdin = not any(each.takes_stdin for each in followers) and any(

@@ -70,7 +70,8 @@ class Dispatch:
         meta = bundle.pod.metadata
         if not bundle.attached and any(not each.bundle.attached for each in self.named(meta.namespace, meta.name)):
             raise ConflictError(
-                f"pod {meta.namespace}/{meta.name} is here already", hint=f"remove it first: wasmlet rm {meta.name}"
+                f"pod {meta.namespace}/{meta.name} is here already",
+                hint=f"remove it first: wasmlet rm {meta.namespace}/{meta.name}",
             )
         directory = self._rooms.settings.directory / bundle.uid
         try:

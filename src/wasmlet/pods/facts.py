@@ -14,6 +14,7 @@ import msgspec
 from wasmlet.base.files import read_if_present, write_atomically
 
 FILE_NAME = "facts.json"
+LOST_MESSAGE = "The engine that ran this container ended with it"
 
 
 class Fact(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):

@@ -352,7 +352,7 @@ class Starter:
             mounts=prepared.mounts,
             stdin=container.stdin,
             stdin_once=container.stdin_once,
-            log=protocol.Log(path=str(places.log_file(container.name, number))),
+            log=protocol.Log(path=str(places.log_file(container.name, number)), lossless=self._worker.bundle.attached),
             exit_file=str(places.exit_file(container.name, number)),
             memory_limit_bytes=None if limit is None else quantity.ceil(limit),
         )

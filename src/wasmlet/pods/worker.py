@@ -24,7 +24,7 @@ from wasmlet.pods import admission, facts, plan, restarts, status
 from wasmlet.pods.accounts import News
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.pods.endings import read_end
-from wasmlet.pods.facts import Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
+from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
 from wasmlet.pods.probes import Key, Prober, Result
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.start import Starter
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LOST_MESSAGE = "The engine that ran this container ended with it"
 FULL_DISK_RETRY_SECONDS = 1.0
 
 

@@ -6,6 +6,7 @@ engine renames a file that has grown past its bound and goes on in a new one of 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +53,18 @@ class LogReader:
     """Reads one container's log from its first kept line on, across rotations.
 
     `read` never waits: callers wait for a change of the directory (inotify) and read again.
+
+    Args:
+        consume: Delete each rotated file that has been read, which lets a guest with a lossless log go on.
+
+    Attributes:
+        has_lost: Rotation has deleted a file before it was read to its end.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, consume: bool = False) -> None:
         self.path = path
+        self.has_lost = False
+        self._consume = consume
         self._file: BinaryIO | None = None
         self._inode = 0
         self._rest = b""
@@ -79,6 +88,8 @@ class LogReader:
                 return []
             if lines := self._read_file():  # what was written between the last read and the rename
                 return lines
+            if self._consume:
+                self._remove_read()
             self._open(following)
 
     def _read_file(self) -> list[Line]:
@@ -122,4 +133,12 @@ class LogReader:
                     return files[position + 1] if position + 1 < len(files) else None
             except FileNotFoundError:
                 continue
+        self.has_lost = self.has_lost or bool(files)
         return files[0] if files else None  # ours was deleted by rotation: go on with the oldest kept one
+
+    def _remove_read(self) -> None:
+        """Delete the rotated file that is open and read to its end."""
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):
+                if path != self.path and path.stat().st_ino == self._inode:
+                    path.unlink()

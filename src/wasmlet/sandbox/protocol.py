@@ -67,11 +67,15 @@ class Mount(Document, frozen=True, kw_only=True):
 
 
 class Log(Document, frozen=True, kw_only=True):
-    """Where the engine appends CRI lines, and when it rotates."""
+    """Where the engine appends CRI lines, and when it rotates.
+
+    With `lossless` no file is deleted but by its reader, and the guest waits while `max_files` are there.
+    """
 
     path: str
     max_bytes: int = 10 * 1024 * 1024
     max_files: int = 5
+    lossless: bool = False
 
 
 class SandboxSpec(Document, frozen=True, kw_only=True):

@@ -117,7 +117,7 @@ class LocalServer:
 
     async def _list(self, _request: web.Request) -> web.Response:
         accounts = []
-        for worker in self._dispatch.workers:
+        for worker in sorted(self._dispatch.workers, key=lambda each: each.facts.seen_at):
             await self._turns.take()
             accounts.append(msgspec.json.encode(self.account(worker, whole=False)))
         return web.Response(body=b"[" + b",".join(accounts) + b"]", content_type="application/json")

@@ -182,6 +182,8 @@ class _Layout:
     def __init__(self, attempt: Path, *, read_only: bool) -> None:
         self.attempt = attempt
         self.mounts = {"/": ContainerMount(attempt / ROOT, "/", read_only)}
+        self.foreign: set[str] = set()
+        """Guest paths whose directories are other people's: the agent writes nothing of its own there."""
         self.own = {"/"}
         """Guest paths whose directories belong to the attempt: files may be placed there."""
 
@@ -198,6 +200,8 @@ class _Layout:
             if is_directory:
                 host_path = found.volume.path / found.sub_path
                 self.mounts[guest_path] = ContainerMount(host_path, guest_path, found.read_only)
+                if found.volume.foreign:
+                    self.foreign.add(guest_path)
                 self.own.discard(guest_path)
             elif guest_path == "/":
                 raise UserError("a file cannot be mounted at /")
@@ -247,7 +251,7 @@ class _Layout:
     def place_termination(self, guest_path: str) -> TerminationFile | None:
         """An empty log, writable by all; None where nothing can be written."""
         cover = self.cover(guest_path)
-        if cover.read_only:
+        if cover.read_only or cover.guest_path in self.foreign:
             return None
         try:
             root, relative = self._prepared(guest_path)

@@ -1,11 +1,22 @@
 """What is refused."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.support.pods import container, data_volume, pod
-from wasmlet.kube.types import Container, Pod, Volume, VolumeMount
+from wasmlet.kube.types import (
+    Container,
+    ObjectMeta,
+    Pod,
+    PodSpec,
+    Probe,
+    ResourceRequirements,
+    TCPSocketAction,
+    Volume,
+    VolumeMount,
+)
 from wasmlet.pods.admission import is_uid, refuse
 
 
@@ -83,3 +94,41 @@ def test_good_names(name: str) -> None:
 )
 def test_uids(text: str, good: bool) -> None:
     assert is_uid(text) == good
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_pull_policy": "never"}, "imagePullPolicy 'never'"),
+        ({"command": [""]}, "command[0] is empty"),
+        ({"liveness_probe": Probe()}, "exactly one of"),
+        ({"readiness_probe": Probe(tcp_socket=TCPSocketAction(port=99999))}, "port 99999"),
+        ({"resources": ResourceRequirements(limits={"memory": "64MiB"})}, "64MiB"),
+        ({"resources": ResourceRequirements(limits={"memory": -1})}, "negative"),
+    ],
+)
+def test_what_the_api_server_would_refuse_of_a_container(changes: dict[str, Any], said: str) -> None:
+    pod = Pod(
+        metadata=ObjectMeta(name="p", namespace="default", uid="u"),
+        spec=PodSpec(containers=[Container(name="c", image="i", **changes)]),
+    )
+    refusal = refuse(pod)
+    assert refusal is not None
+    assert said in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"termination_grace_period_seconds": -5}, "terminationGracePeriodSeconds -5"),
+        ({"active_deadline_seconds": 0}, "activeDeadlineSeconds 0"),
+    ],
+)
+def test_what_the_api_server_would_refuse_of_a_pod(changes: dict[str, Any], said: str) -> None:
+    pod = Pod(
+        metadata=ObjectMeta(name="p", namespace="default", uid="u"),
+        spec=PodSpec(containers=[Container(name="c", image="i")], **changes),
+    )
+    refusal = refuse(pod)
+    assert refusal is not None
+    assert said in refusal.message

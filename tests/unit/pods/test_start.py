@@ -185,10 +185,11 @@ async def test_a_missing_volume_source_is_waited_for(agent: Agent) -> None:
     assert await agent.until_ended(submitted) == "Succeeded"
 
 
-async def test_a_bad_memory_limit_is_told_and_takes_no_number(agent: Agent) -> None:
+async def test_a_bad_memory_limit_is_refused(agent: Agent) -> None:
     submitted = bundle(container("main", "hello", resources=ResourceRequirements(limits={"memory": "lots"})))
     agent.dispatch.submit(submitted)
-    assert "lots" in await agent.until_waiting(submitted, "CreateContainerError")
+    assert await agent.until_ended(submitted) == "Failed"
+    assert "lots" in agent.worker(submitted).status().message
     assert agent.attempts(submitted) == []
 
 

@@ -11,12 +11,13 @@ ENGINE_SOURCES := Cargo.toml Cargo.lock engine/Cargo.toml $(wildcard engine/src/
 PATHS := src tests bench demos
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench guests format wheel clean
+.PHONY: help demo test check bench guests format wheel clean devcluster cluster
 
 help:
 	@echo "make demo     run every demo (installs what is missing, builds once)"
 	@echo "make test     run all tests"
 	@echo "make check    formatting, lints, types, import contract, guests' sources"
+	@echo "make cluster  a real control plane on loopback, until Ctrl-C (docs in devcluster/README.md)"
 	@echo "make bench    measure what the README claims"
 	@echo "make guests   rebuild the C, Go and AssemblyScript demos and try them"
 	@echo "make wheel    the one wheel with both programs, in dist/"
@@ -46,12 +47,19 @@ install-registry:
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq docker-registry >/dev/null
 
+# kube-apiserver, controller manager, scheduler and etcd in one program; minutes the first time, kept in $(CACHE).
+devcluster:
+	@devcluster/build.sh >/dev/null
+
+cluster: devcluster
+	@exec "$$(devcluster/build.sh)" up --directory $(CACHE)/cluster
+
 # --- what people type --------------------------------------------------------------------------------------------------
 
 demo: $(VENV)/installed
 	$(BIN)/python demos/run.py $(BIN)/wasmlet
 
-test: $(VENV)/installed registry
+test: $(VENV)/installed registry devcluster
 	cargo test --release --locked --quiet
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
@@ -61,6 +69,7 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python demos/check.py
+	cd devcluster && test -z "$$(gofmt -l .)"
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets --quiet -- -D warnings
 

@@ -77,6 +77,10 @@ class Secret(Node):
     string_data: dict[str, str] = {}
     immutable: bool | None = None
 
+    def __repr__(self) -> str:
+        keys = sorted({*self.data, *self.string_data})
+        return f"Secret({self.metadata.namespace}/{self.metadata.name} keys={keys})"
+
 
 # --- environment ------------------------------------------------------------------------------------------------------
 

@@ -15,15 +15,17 @@ MASK = "***"
 
 
 class Bundle(msgspec.Struct, rename="camel", kw_only=True):
-    """What a user submits: one pod, and the configuration objects it may refer to (stand-alone mode).
+    """A pod as its source submits it, with the configuration objects that came with it (stand-alone mode).
 
-    `attached` says that a terminal waits for the pod: it is removed when it has ended.
+    `attached` says that a terminal waits for the pod: it is removed when it has ended. `source` is "local" or "api":
+    who may say what becomes of it.
     """
 
     pod: Pod
     config_maps: list[ConfigMap] = []
     secrets: list[Secret] = []
     attached: bool = False
+    source: str = "local"
 
     @property
     def uid(self) -> str:

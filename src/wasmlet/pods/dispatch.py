@@ -86,6 +86,10 @@ class Dispatch:
         self._serve(worker)
         return worker
 
+    def update(self, pod: Pod) -> None:
+        """A newer state of a pod that is here. Raises NotFoundError when there is none of that UID."""
+        self.get(pod.metadata.uid).update(pod)
+
     def end(self, uid: str, *, grace_seconds: float | None = None, remove: bool = True) -> None:
         """Have a pod end. Raises NotFoundError when there is none of that UID."""
         worker = self.get(uid)

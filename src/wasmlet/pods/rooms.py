@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,12 +11,15 @@ from wasmlet.base.clock import Clock, system_clock
 from wasmlet.base.turns import Turns
 from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
+from wasmlet.kube.objects import Objects
 from wasmlet.kube.types import Pod
 from wasmlet.pods.accounts import News, Progress
+from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.restarts import BackOff
 from wasmlet.sandbox.artifacts import Artifacts
 from wasmlet.sandbox.engines import Engines
 from wasmlet.sandbox.network import Addresses
+from wasmlet.volumes.projected import Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +68,21 @@ class Listener(Protocol):
         """Long work goes on."""
 
 
+def _no_variables(_pod: Pod) -> Mapping[str, str]:
+    """There are no Services without a cluster."""
+    return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
-    """The rooms below, built by `agent`."""
+    """The rooms below, built by `agent`.
+
+    Attributes:
+        credentials: Logins of the node, beside a pod's imagePullSecrets.
+        objects: Where a pod's ConfigMaps and Secrets come from.
+        tokens: Where service account tokens come from; None without a cluster.
+        service_variables: What the Services of a pod's namespace add to its environment (contract 6.1).
+    """
 
     settings: Settings
     library: Library
@@ -75,6 +90,9 @@ class Rooms:
     engines: Engines
     listener: Listener
     credentials: Callable[[], tuple[Credential, ...]] = tuple
+    objects: Callable[[Bundle], Objects] = Bundle.documents
+    tokens: Tokens | None = None
+    service_variables: Callable[[Pod], Mapping[str, str]] = _no_variables
     clock: Clock = system_clock
     addresses: Addresses = field(default_factory=Addresses)
     turns: Turns = field(default_factory=Turns)

@@ -87,7 +87,12 @@ class Starter:
         """Make the volume, or bring it up to date, and remember where it is."""
         bundle = self._worker.bundle
         made = await mount.set_up(
-            bundle.pod, volume, directory=self._worker.places.pod, objects=bundle.documents(), fields=self._fields()
+            bundle.pod,
+            volume,
+            directory=self._worker.places.pod,
+            objects=self._rooms.objects(bundle),
+            fields=self._fields(),
+            tokens=self._rooms.tokens,
         )
         self._volumes[volume.name] = made
         return made
@@ -175,7 +180,7 @@ class Starter:
     async def _pull_secrets(self) -> list[Credential]:
         """The logins of imagePullSecrets; a missing one is told and passed over (contract section 9)."""
         bundle, found = self._worker.bundle, list[Credential]()
-        objects = bundle.documents()
+        objects = self._rooms.objects(bundle)
         for reference in bundle.pod.spec.image_pull_secrets:
             try:
                 secret = await objects.secret(bundle.pod.metadata.namespace, reference.name)
@@ -225,11 +230,12 @@ class Starter:
         return await environment.build_environment(
             bundle.pod,
             container,
-            objects=bundle.documents(),
+            objects=self._rooms.objects(bundle),
             fields=self._fields(),
             volumes=self._volumes,
             image_env=[f"{name}={value}" for name, value in image.config.environment],
             hostname=hosts.pod_names(bundle.pod, cluster_domain="").hostname,
+            service_variables=self._rooms.service_variables(bundle.pod),
         )
 
     def _root(

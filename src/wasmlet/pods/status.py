@@ -236,7 +236,9 @@ OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "Containe
 
 def _conditions(view: View, status: PodStatus, before: PodStatus) -> list[PodCondition]:
     previous = {condition.type: condition for condition in before.conditions}
-    others = {name: each.status for name, each in previous.items() if name not in OWN_CONDITIONS}
+    known = view.pod.status.conditions or before.conditions
+    foreign = [each for each in known if each.type not in OWN_CONDITIONS]
+    others = {each.type: each.status for each in foreign}
     verdicts = [
         ("PodReadyToStartContainers", *_ready_to_start(view)),
         ("Initialized", *_initialized(view, status)),
@@ -245,7 +247,7 @@ def _conditions(view: View, status: PodStatus, before: PodStatus) -> list[PodCon
         ("PodScheduled", True, "", ""),
     ]
     own = [_condition(view, previous, *verdict) for verdict in verdicts]
-    return own + [each for each in before.conditions if each.type not in OWN_CONDITIONS]
+    return own + foreign
 
 
 def _condition(

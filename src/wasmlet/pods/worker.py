@@ -19,8 +19,9 @@ from wasmlet.base import beneath, clock
 from wasmlet.base.errors import NotFoundError, WasmletError
 from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
-from wasmlet.kube.types import Container, PodStatus
+from wasmlet.kube.types import Container, Pod, PodStatus
 from wasmlet.pods import admission, facts, plan, restarts, status
+from wasmlet.pods import bundle as bundles
 from wasmlet.pods.accounts import News
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.pods.endings import read_end
@@ -78,6 +79,15 @@ class Worker:
 
     def wake(self) -> None:
         """Something happened to one of its sandboxes."""
+        self._changed.set()
+
+    def update(self, pod: Pod) -> None:
+        """The source has a newer state of the pod; a deletion that it tells begins here (contract 4.7)."""
+        self.bundle.pod = pod
+        with contextlib.suppress(OSError):  # it is told again after a restart
+            bundles.save(self.places.pod, self.bundle)
+        if pod.metadata.deletion_timestamp is not None:
+            self.end(grace_seconds=pod.metadata.deletion_grace_period_seconds, remove=False)
         self._changed.set()
 
     def end(self, *, grace_seconds: float | None, remove: bool) -> None:

@@ -21,12 +21,19 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use wasmtime::component::Component;
 use wasmtime::{Engine, ExternType, Module};
 
 /// The inner process's subcommand; not for people.
 pub const INNER: &str = "compile-inner";
+
+/// A panic this near the cap is the cap's: the stacks of two threads, of which one may be there already.
+const STACKS_BYTES: u64 = 2 * 2 * 1024 * 1024 + 64 * 1024;
+
+/// A thread panicked near the cap.
+static PANICKED_FULL: AtomicBool = AtomicBool::new(false);
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +56,11 @@ pub fn outer(task: &Task) -> ExitCode {
 pub fn inner(task: &Task) -> ExitCode {
     let answer = confine(task.memory_limit).and_then(|()| {
         std::panic::catch_unwind(|| compile(task)).unwrap_or_else(|_| {
-            Err(Error::new(
-                ErrorReason::Internal,
-                "the compiler panicked on this file",
-            ))
+            Err(if PANICKED_FULL.load(Ordering::Relaxed) {
+                out_of_memory(task.memory_limit)
+            } else {
+                Error::new(ErrorReason::Internal, "the compiler panicked on this file")
+            })
         })
     });
     match answer {
@@ -155,8 +163,29 @@ fn confine(memory_limit: Option<u64>) -> Result<(), Error> {
             maximum: Some(limit),
         };
         rustix::process::setrlimit(Resource::Data, limit).map_err(|it| refuse(it.into()))?;
+        note_panics(limit.current.unwrap_or(u64::MAX));
     }
     Ok(())
+}
+
+/// Libraries panic when they cannot start their threads (rayon does), which is told from other panics by how near
+/// the cap is before anything is unwound.
+fn note_panics(limit: u64) {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if data_bytes().is_none_or(|used| used + STACKS_BYTES > limit) {
+            PANICKED_FULL.store(true, Ordering::Relaxed);
+        }
+        usual(panic);
+    }));
+}
+
+/// What counts against the cap.
+fn data_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|it| it.strip_prefix("VmData:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
 }
 
 fn compile(task: &Task) -> Result<Compiled, Error> {

@@ -13,9 +13,9 @@ use crate::time::Timestamp;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
-use hyper::body::{Frame, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, UPGRADE};
+use http_body_util::{BodyExt as _, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -26,7 +26,10 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// A spec with the largest environment that Linux would take is far below.
-const BODY_BYTES: usize = 4 * 1024 * 1024;
+const BODY_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Of a body that is larger this much is read; who sends still more finds the connection closed.
+const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Requests, event streams and stdin streams at once.
 const CONNECTIONS: usize = 1024;
@@ -122,12 +125,13 @@ impl Control {
             _ => Err(Error::new(
                 ErrorReason::NotFound,
                 format!("there is no {method} {path}"),
-            )),
+            )
+            .into()),
         };
-        answer.unwrap_or_else(|error| json(status(error.reason), &error))
+        answer.unwrap_or_else(|refusal| json(refusal.status, &refusal.error))
     }
 
-    async fn get_engine(&self) -> Result<Response<Body>, Error> {
+    async fn get_engine(&self) -> Result<Response<Body>, Refusal> {
         let registry = Arc::clone(&self.registry);
         // Thousands of maps take milliseconds to count.
         let opener = registry.parts.opener.clone();
@@ -157,13 +161,13 @@ impl Control {
         Ok(json(StatusCode::OK, &engine))
     }
 
-    fn shut_down_engine(&self) -> Result<Response<Body>, Error> {
+    fn shut_down_engine(&self) -> Result<Response<Body>, Refusal> {
         self.registry.close_if_quiet()?;
         self.shutdown.send_replace(true);
         Ok(empty(StatusCode::ACCEPTED))
     }
 
-    fn list_sandboxes(&self) -> Result<Response<Body>, Error> {
+    fn list_sandboxes(&self) -> Result<Response<Body>, Refusal> {
         let items = self
             .registry
             .list()
@@ -177,7 +181,7 @@ impl Control {
         &self,
         id: &str,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<Response<Body>, Refusal> {
         check_id(id)?;
         let spec: SandboxSpec = read(request).await?;
         check_spec(&spec)?;
@@ -189,11 +193,11 @@ impl Control {
         Ok(json(status, &sandbox.document()))
     }
 
-    fn get_sandbox(&self, id: &str) -> Result<Response<Body>, Error> {
+    fn get_sandbox(&self, id: &str) -> Result<Response<Body>, Refusal> {
         Ok(json(StatusCode::OK, &self.registry.get(id)?.document()))
     }
 
-    fn delete_sandbox(&self, id: &str) -> Result<Response<Body>, Error> {
+    fn delete_sandbox(&self, id: &str) -> Result<Response<Body>, Refusal> {
         self.registry.delete(id)?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
@@ -202,10 +206,10 @@ impl Control {
         &self,
         id: &str,
         request: Request<Incoming>,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<Response<Body>, Refusal> {
         let stop: protocol::Stop = read(request).await?;
         if stop.grace_seconds.is_sign_negative() && stop.grace_seconds != 0.0 {
-            return Err(bad_request("graceSeconds is less than 0"));
+            return Err(bad_request("graceSeconds is less than 0").into());
         }
         let sandbox = self.registry.get(id)?;
         sandbox.stop(if stop.grace_seconds == 0.0 {
@@ -221,15 +225,15 @@ impl Control {
         id: &str,
         request: Request<Incoming>,
         permit: Arc<OwnedSemaphorePermit>,
-    ) -> Result<Response<Body>, Error> {
+    ) -> Result<Response<Body>, Refusal> {
         let sandbox = self.registry.get(id)?;
         if !request.headers().get(UPGRADE).is_some_and(|it| {
             it.as_bytes()
                 .eq_ignore_ascii_case(STREAM_PROTOCOL.as_bytes())
         }) {
-            return Err(bad_request(format!(
-                "stdin needs the header Upgrade: {STREAM_PROTOCOL}"
-            )));
+            return Err(
+                bad_request(format!("stdin needs the header Upgrade: {STREAM_PROTOCOL}")).into(),
+            );
         }
         let conflict =
             |text: &str| Error::new(ErrorReason::Conflict, format!("sandbox {id} {text}"));
@@ -259,7 +263,7 @@ impl Control {
         Ok(response)
     }
 
-    fn watch_events(&self, query: &str) -> Result<Response<Body>, Error> {
+    fn watch_events(&self, query: &str) -> Result<Response<Body>, Refusal> {
         let lines = self.registry.parts.events.stream(&parse_since(query)?);
         let body = StreamBody::new(lines.map(|chunk| Ok::<_, Infallible>(Frame::data(chunk))));
         let mut response = Response::new(BoxBody::new(body));
@@ -268,6 +272,19 @@ impl Control {
             HeaderValue::from_static("application/x-ndjson"),
         );
         Ok(response)
+    }
+}
+
+/// An error with its status.
+struct Refusal {
+    status: StatusCode,
+    error: Error,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let status = status(error.reason);
+        Self { status, error }
     }
 }
 
@@ -292,13 +309,47 @@ fn bad_request(message: impl Into<String>) -> Error {
     Error::new(ErrorReason::BadRequest, message)
 }
 
-async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, Error> {
-    let body = Limited::new(request.into_body(), BODY_BYTES)
-        .collect()
-        .await
-        .map_err(|error| bad_request(format!("the body cannot be read: {error}")))?;
-    serde_json::from_slice(&body.to_bytes())
-        .map_err(|error| bad_request(format!("the body is wrong: {error}")))
+async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    let is_asking = request.headers().contains_key(EXPECT);
+    let mut body = request.into_body();
+    if body.size_hint().lower() > BODY_BYTES && is_asking {
+        // This client sends nothing before it is told to.
+        return Err(too_large());
+    }
+    let mut bytes = Vec::new();
+    let mut total = 0;
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|error| bad_request(format!("the body cannot be read: {error}")))?;
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        total += data.len() as u64;
+        if total <= BODY_BYTES {
+            bytes.extend_from_slice(&data);
+        } else {
+            // A client hears an answer only after it has sent all, so that some more is read for nothing.
+            bytes = Vec::new();
+            if total > DRAIN_BYTES {
+                break;
+            }
+        }
+    }
+    if total > BODY_BYTES {
+        return Err(too_large());
+    }
+    serde_json::from_slice(&bytes)
+        .map_err(|error| bad_request(format!("the body is wrong: {error}")).into())
+}
+
+fn too_large() -> Refusal {
+    Refusal {
+        status: StatusCode::PAYLOAD_TOO_LARGE,
+        error: bad_request(format!(
+            "the body is too large: a spec may have {BODY_BYTES} bytes; \
+             put large configuration into a volume instead of the environment"
+        )),
+    }
 }
 
 fn parse_since(query: &str) -> Result<Since, Error> {

@@ -2,23 +2,34 @@
 //!
 //! Guests and the control socket never wait for a disk: they leave work here. A log file is open only while a burst
 //! is written, so that idle sandboxes hold no descriptor. Because there is one queue, a guest's output is in its
-//! log before its exit file is in place.
+//! log before its exit file is in place. A lossless log whose files are full is set aside and looked at again
+//! until its reader has deleted one; everybody else's work goes on.
 
-use crate::log::{Log, Lost, Place, notice};
+use crate::log::{Log, Lost, notice};
 use crate::protocol::Exit;
 use crate::sync::lock;
 use crate::time::Timestamp;
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Readable by the pool's group, by nobody else.
 const FILE_MODE: u32 = 0o640;
+
+/// How often the files of held logs are counted. Only while there are any.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// After its guest's end a lossless log waits this long for a reader that deletes nothing. One that lives reads a
+/// file within a second; the exit must come, too.
+const READER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A handle to the thread. The queue is bounded by what is in it: each log once, each ending sandbox once.
 #[derive(Clone)]
@@ -28,12 +39,14 @@ pub struct Disk {
 
 enum Job {
     Append(Arc<Log>),
-    Finish {
-        log: Arc<Log>,
-        path: PathBuf,
-        exit: Arc<Exit>,
-        done: oneshot::Sender<()>,
-    },
+    Finish(Finish),
+}
+
+struct Finish {
+    log: Arc<Log>,
+    path: PathBuf,
+    exit: Arc<Exit>,
+    done: oneshot::Sender<()>,
 }
 
 impl Disk {
@@ -44,7 +57,7 @@ impl Disk {
         thread::Builder::new()
             .name("disk".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || work(&queue, &again))?;
+            .spawn(move || Thread::new(again).work(&queue))?;
         Ok(Self { jobs })
     }
 
@@ -57,70 +70,148 @@ impl Disk {
     /// Writes all that the log holds, then the exit file; answers when both were tried.
     pub fn finish(&self, log: Arc<Log>, path: PathBuf, exit: Arc<Exit>) -> oneshot::Receiver<()> {
         let (done, finished) = oneshot::channel();
-        let _ = self.jobs.send(Job::Finish {
+        let _ = self.jobs.send(Job::Finish(Finish {
             log,
             path,
             exit,
             done,
-        });
+        }));
         finished
     }
 }
 
-fn work(queue: &Receiver<Job>, again: &Sender<Job>) {
-    while let Ok(job) = queue.recv() {
-        match job {
-            Job::Append(log) => {
-                let lines = log.take();
-                if !lines.is_empty() {
-                    write_log(&log, &lines);
-                    // To the end of the queue: a guest that writes without pause must not starve the others.
-                    let _ = again.send(Job::Append(log));
-                }
+struct Thread {
+    again: Sender<Job>,
+    held: Vec<Held>,
+    look: Instant,
+}
+
+/// Work on a lossless log that waits for its reader.
+struct Held {
+    job: Job,
+    /// When its reader last made room.
+    since: Instant,
+}
+
+impl Thread {
+    fn new(again: Sender<Job>) -> Self {
+        Self {
+            again,
+            held: Vec::new(),
+            look: Instant::now(),
+        }
+    }
+
+    fn work(mut self, queue: &Receiver<Job>) {
+        loop {
+            let job = if self.held.is_empty() {
+                queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                queue.recv_timeout(self.look.saturating_duration_since(Instant::now()))
+            };
+            match job {
+                Ok(job) => self.attempt(Held {
+                    job,
+                    since: Instant::now(),
+                }),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            Job::Finish {
-                log,
-                path,
-                exit,
-                done,
-            } => {
-                loop {
-                    let lines = log.take();
-                    if lines.is_empty() {
-                        break;
-                    }
-                    write_log(&log, &lines);
+            if !self.held.is_empty() && self.look <= Instant::now() {
+                for held in std::mem::take(&mut self.held) {
+                    self.attempt(held);
                 }
-                if let Err(error) = write_exit(&path, &exit) {
-                    tracing::error!(sandbox = exit.id, path = %path.display(), %error, "exit file failed");
-                }
-                let _ = done.send(());
+                self.look = Instant::now() + LOOK;
             }
+        }
+    }
+
+    /// Does the work, or keeps it among the held.
+    fn attempt(&mut self, mut held: Held) {
+        let log = match &held.job {
+            Job::Append(log) | Job::Finish(Finish { log, .. }) => Arc::clone(log),
+        };
+        let is_end = matches!(held.job, Job::Finish(_));
+        if is_end {
+            // From here on this work writes all that is left.
+            self.held
+                .retain(|it| !matches!(&it.job, Job::Append(other) if Arc::ptr_eq(other, &log)));
+        }
+        loop {
+            let lines = log.take();
+            if lines.is_empty() {
+                break;
+            }
+            let count = lines.len();
+            let rest = write_log(&log, lines);
+            if rest.is_empty() {
+                log.resume();
+                if is_end {
+                    continue;
+                }
+                // To the end of the queue: a guest that writes without pause must not starve the others.
+                let _ = self.again.send(held.job);
+                return;
+            }
+            if rest.len() < count {
+                held.since = Instant::now();
+            }
+            log.hold(rest);
+            if is_end && held.since.elapsed() >= READER_PATIENCE {
+                tracing::warn!(path = %log.place.path.display(), "nobody reads a lossless log; it gets more files");
+                log.release();
+                continue;
+            }
+            if self.held.is_empty() {
+                self.look = Instant::now() + LOOK;
+            }
+            self.held.push(held);
+            return;
+        }
+        if let Job::Finish(finish) = held.job {
+            if let Err(error) = write_exit(&finish.path, &finish.exit) {
+                tracing::error!(sandbox = finish.exit.id, path = %finish.path.display(), %error, "exit file failed");
+            }
+            let _ = finish.done.send(());
         }
     }
 }
 
-/// Appends lines; on failure drops and counts them, and says so in the log once it works again.
-fn write_log(log: &Log, lines: &[u8]) {
+/// Appends lines; on failure drops and counts them, and says so in the log once it works again. Returns what a
+/// reader has to make room for.
+fn write_log(log: &Log, lines: Vec<u8>) -> Vec<u8> {
     let mut lost = lock(&log.lost);
-    let written = if lost.bytes == 0 {
-        append(&log.place, lines)
+    let told = if lost.bytes == 0 {
+        Vec::new()
     } else {
-        let mut all = notice(&format!(
+        notice(&format!(
             "wasmlet: {} bytes of output were lost: {}",
             lost.bytes, lost.cause
-        ));
-        all.extend_from_slice(lines);
-        append(&log.place, &all)
+        ))
     };
-    match written {
-        Ok(()) => *lost = Lost::default(),
+    let mut all = if told.is_empty() {
+        lines
+    } else {
+        [told.as_slice(), &lines].concat()
+    };
+    match append(log, &all) {
+        // The notice is made anew, with the same count.
+        Ok(0) => {
+            all.drain(..told.len());
+            all
+        }
+        Ok(written) => {
+            *lost = Lost::default();
+            all.drain(..written);
+            all
+        }
         Err(error) => {
             if lost.bytes == 0 {
                 tracing::warn!(path = %log.place.path.display(), %error, "log failed");
             }
-            lost.bytes += lines.len() as u64;
+            lost.bytes += (all.len() - told.len()) as u64;
             lost.cause = error.to_string();
+            Vec::new()
         }
     }
 }
@@ -134,16 +225,22 @@ pub fn open_log(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Writes whole lines, rotating at the first line's end past the limit.
-fn append(place: &Place, mut lines: &[u8]) -> io::Result<()> {
+/// Writes whole lines, rotating at the first line's end past the limit. Says how many bytes it wrote: all, unless
+/// the log is lossless and its files are full.
+fn append(log: &Log, lines: &[u8]) -> io::Result<usize> {
+    let place = &log.place;
     let mut file = open_log(&place.path)?;
     let mut size = file.metadata()?.len();
-    while !lines.is_empty() {
+    let mut written = 0;
+    while written < lines.len() {
         if size >= place.max_bytes {
-            rotate(place)?;
+            if !rotate(log)? {
+                break;
+            }
             file = open_log(&place.path)?;
             size = file.metadata()?.len();
         }
+        let lines = &lines[written..];
         let room = usize::try_from(place.max_bytes.saturating_sub(size)).unwrap_or(usize::MAX);
         let end = if lines.len() <= room {
             lines.len()
@@ -156,9 +253,9 @@ fn append(place: &Place, mut lines: &[u8]) -> io::Result<()> {
             return Err(error);
         }
         size += end as u64;
-        lines = &lines[end..];
+        written += end;
     }
-    Ok(())
+    Ok(written)
 }
 
 /// The end of the line that holds the last of the first `room` bytes.
@@ -171,25 +268,76 @@ fn line_end(lines: &[u8], room: usize) -> usize {
         .map_or(lines.len(), |after| last + after + 1)
 }
 
-/// As the kubelet does: `{name}` becomes `{name}.{time}`, and the oldest beyond the count go.
-fn rotate(place: &Place) -> io::Result<()> {
-    let stamp = Timestamp::now().compact();
-    let mut target = sibling(&place.path, &stamp);
-    let mut number = 0_u32;
-    while target.exists() {
-        number += 1;
-        target = sibling(&place.path, &format!("{stamp}-{number:06}"));
+/// As the kubelet does: `{name}` becomes `{name}.{time}`, and the oldest beyond the count go; of a lossless log none
+/// goes, and without room for one more (false) nothing is done.
+fn rotate(log: &Log) -> io::Result<bool> {
+    let place = &log.place;
+    let rotated = rotated_files(&place.path)?;
+    let kept = place.max_files.saturating_sub(1);
+    if place.lossless && rotated.len() >= kept && !log.is_released() {
+        return Ok(false);
     }
-    fs::rename(&place.path, &target)?;
-    let mut rotated = rotated_files(&place.path)?;
-    rotated.sort();
-    let surplus = rotated
-        .len()
-        .saturating_sub(place.max_files.saturating_sub(1));
-    for old in rotated.iter().take(surplus) {
-        fs::remove_file(old)?;
+    let mut newest = lock(&log.rotated);
+    let last = rotated.keys().next_back().max(newest.as_ref());
+    let suffix = Suffix::after(last, Timestamp::now().compact());
+    fs::rename(&place.path, sibling(&place.path, &suffix.to_string()))?;
+    *newest = Some(suffix);
+    if !place.lossless {
+        for old in rotated
+            .values()
+            .take((rotated.len() + 1).saturating_sub(kept))
+        {
+            fs::remove_file(old)?;
+        }
     }
-    Ok(())
+    Ok(true)
+}
+
+/// `YYYYMMDD-hhmmss`, and `-` with six digits from the second of a second on. Names sort in the order of rotation,
+/// whatever was deleted meanwhile and wherever the clock was set: readers go by it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Suffix {
+    stamp: String,
+    number: u32,
+}
+
+impl Suffix {
+    fn after(last: Option<&Self>, now: String) -> Self {
+        match last {
+            Some(last) if last.stamp >= now => Self {
+                stamp: last.stamp.clone(),
+                number: last.number + 1,
+            },
+            _ => Self {
+                stamp: now,
+                number: 0,
+            },
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (stamp, number) = match text.split_at_checked(15)? {
+            (stamp, "") => (stamp, 0),
+            (stamp, number) => (stamp, number.strip_prefix('-')?.parse().ok()?),
+        };
+        let is_stamp = stamp
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| byte.is_ascii_digit() != (at == 8) && (at != 8 || byte == b'-'));
+        is_stamp.then(|| Self {
+            stamp: stamp.to_owned(),
+            number,
+        })
+    }
+}
+
+impl fmt::Display for Suffix {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.number {
+            0 => write!(formatter, "{}", self.stamp),
+            number => write!(formatter, "{}-{number:06}", self.stamp),
+        }
+    }
 }
 
 fn sibling(path: &Path, suffix: &str) -> PathBuf {
@@ -199,22 +347,22 @@ fn sibling(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Files that a rotation made, of this log only (`1.log` must not take `11.log.…`).
-fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+/// Files that a rotation made, oldest first, of this log only (`1.log` must not take `11.log.…`).
+fn rotated_files(path: &Path) -> io::Result<BTreeMap<Suffix, PathBuf>> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
-        return Ok(Vec::new());
+        return Ok(BTreeMap::new());
     };
     let prefix = [name.as_encoded_bytes(), b"."].concat();
-    let mut found = Vec::new();
+    let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let name = entry.file_name();
-        let is_rotated = name
+        let suffix = name
             .as_encoded_bytes()
             .strip_prefix(prefix.as_slice())
-            .is_some_and(|suffix| suffix.first().is_some_and(u8::is_ascii_digit));
-        if is_rotated {
-            found.push(entry.path());
+            .and_then(|it| Suffix::parse(std::str::from_utf8(it).ok()?));
+        if let Some(suffix) = suffix {
+            found.insert(suffix, entry.path());
         }
     }
     Ok(found)
@@ -242,30 +390,96 @@ fn write_exit(path: &Path, exit: &Exit) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Place;
+
+    fn log(path: &Path, max_bytes: u64, max_files: usize, lossless: bool) -> Arc<Log> {
+        let place = Place {
+            path: path.to_owned(),
+            max_bytes,
+            max_files,
+            lossless,
+        };
+        Log::new(place, Disk { jobs: channel().0 })
+    }
+
+    #[test]
+    fn names_sort_in_the_order_of_rotation() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("0.log");
+        let log = log(&path, 10, 3, true);
+        let mut last = String::new();
+        for number in 0..200 {
+            fs::write(&path, "0123456789").expect("write");
+            assert!(rotate(&log).expect("rotate"));
+            let rotated = rotated_files(&path).expect("list");
+            let newest = rotated.values().next_back().expect("file");
+            let newest = newest.to_str().expect("name").to_owned();
+            assert!(newest > last, "{last} {newest}");
+            last = newest;
+            // The reader takes some at once and some late; a name must not come again.
+            if number % 2 == 1 {
+                for file in rotated.values() {
+                    fs::remove_file(file).expect("remove");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_changes_no_order() {
+        let last = Suffix::parse("20261123-100000").expect("suffix");
+        let next = Suffix::after(Some(&last), "20261123-095959".to_owned());
+        assert_eq!(next.to_string(), "20261123-100000-000001");
+        assert_eq!(Suffix::parse(&next.to_string()), Some(next.clone()));
+        let later = Suffix::after(Some(&next), "20261123-100001".to_owned());
+        assert_eq!(later.to_string(), "20261123-100001");
+        assert!(last.to_string() < next.to_string() && next.to_string() < later.to_string());
+        for other in [
+            "20261123-100000.gz",
+            "20261123-10000",
+            "20261123x100000",
+            "1",
+        ] {
+            assert!(Suffix::parse(other).is_none(), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_full_lossless_log_waits_for_its_reader() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("0.log");
+        let log = log(&path, 10, 2, true);
+        let rest = write_log(&log, b"0123456789\n".repeat(4));
+        assert_eq!(rest.len(), 22, "two files are full");
+        assert_eq!(write_log(&log, rest.clone()), rest);
+        let rotated = rotated_files(&path).expect("list");
+        fs::remove_file(rotated.values().next().expect("file")).expect("remove");
+        let rest = write_log(&log, rest);
+        assert_eq!(rest.len(), 11);
+        log.release();
+        assert!(write_log(&log, rest).is_empty());
+        assert_eq!(rotated_files(&path).expect("list").len(), 2);
+    }
 
     #[test]
     fn a_log_is_rotated_at_line_ends_and_old_files_go() {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("0.log");
-        let place = Place {
-            path: path.clone(),
-            max_bytes: 100,
-            max_files: 3,
-        };
+        let log = log(&path, 100, 3, false);
         fs::write(
             directory.path().join("10.log.20200101-000000"),
             "another log",
         )
         .expect("write");
         for number in 0..100 {
-            append(&place, format!("line {number:04}\n").repeat(3).as_bytes()).expect("append");
+            append(&log, format!("line {number:04}\n").repeat(3).as_bytes()).expect("append");
         }
         let rotated = rotated_files(&path).expect("list");
         assert_eq!(rotated.len(), 2);
         assert!(directory.path().join("10.log.20200101-000000").exists());
         let newest = fs::read_to_string(&path).expect("read");
         assert!(newest.ends_with("line 0099\n"));
-        for file in rotated {
+        for file in rotated.values() {
             let text = fs::read_to_string(file).expect("read");
             assert!(
                 text.len() >= 100 && text.len() < 110 && text.ends_with('\n'),
@@ -278,18 +492,12 @@ mod tests {
     fn lost_output_is_told_once() {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("gone/0.log");
-        let disk = Disk { jobs: channel().0 };
-        let place = Place {
-            path: path.clone(),
-            max_bytes: 1000,
-            max_files: 2,
-        };
-        let log = Log::new(place, disk);
-        write_log(&log, b"lost\n");
-        write_log(&log, b"lost again\n");
+        let log = log(&path, 1000, 2, false);
+        write_log(&log, b"lost\n".to_vec());
+        write_log(&log, b"lost again\n".to_vec());
         fs::create_dir(directory.path().join("gone")).expect("directory");
-        write_log(&log, b"kept\n");
-        write_log(&log, b"kept too\n");
+        write_log(&log, b"kept\n".to_vec());
+        write_log(&log, b"kept too\n".to_vec());
         let text = fs::read_to_string(&path).expect("read");
         assert_eq!(
             text.matches("16 bytes of output were lost").count(),

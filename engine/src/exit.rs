@@ -1,6 +1,7 @@
 //! How a guest's end becomes an exit code, a reason and an owner of the fault: one table.
 
 use crate::protocol::{ExitReason, Fault};
+use crate::sandbox::Stop;
 use std::fmt;
 use wasmtime::{Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
@@ -36,6 +37,15 @@ pub struct Verdict {
     pub fault: Option<Fault>,
     /// For people; at most 4096 bytes.
     pub message: String,
+}
+
+impl From<Stop> for Ending {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Notice => Self::Stopped,
+            Stop::Now => Self::Killed,
+        }
+    }
 }
 
 impl Ending {

@@ -1,11 +1,12 @@
 //! A container's output on its way to the log file, in CRI format:
 //! `{RFC 3339 time} {stdout|stderr} {P|F} {content}`.
 //!
-//! The guest's side frames lines into a bounded buffer and never waits for a disk; the thread of `disk.rs` takes
-//! the buffer away. A line's unterminated rest stays here until its newline comes, until it is as long as a line
-//! may be, or until it is clear that a reader waits for it (a prompt).
+//! The guest's side frames lines into a bounded buffer; the thread of `disk.rs` takes the buffer away. A guest that
+//! is far ahead of the disk waits, and so does one whose lossless log is *held*: all its files are full and its
+//! reader has deleted none. A line's unterminated rest stays here until its newline comes, until it is as long as a
+//! line may be, or until it is clear that a reader waits for it (a prompt).
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Suffix};
 use crate::sync::lock;
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 /// Longer lines are cut into parts, as containerd and CRI-O do.
 const LINE_BYTES: usize = 16 * 1024;
@@ -28,6 +29,9 @@ const AHEAD_BYTES: usize = 64 * 1024;
 
 /// What a guest may write at once; a newline alone grows about 45-fold in CRI format, so this bounds the buffer.
 const WRITE_BYTES: usize = 16 * 1024;
+
+/// No guest that keeps to what it may write gets here; one with many handles that does not is ended.
+const OVERFULL_BYTES: usize = 4 * 1024 * 1024;
 
 /// After this a line's unterminated rest is shown.
 const REST_DELAY: Duration = Duration::from_millis(100);
@@ -59,6 +63,8 @@ pub struct Place {
     pub max_bytes: u64,
     /// Files kept in total.
     pub max_files: usize,
+    /// Only the reader deletes files; without room for one more the log is held.
+    pub lossless: bool,
 }
 
 /// One container's log.
@@ -70,6 +76,8 @@ pub struct Log {
     room: Notify,
     /// What could not be written; touched only by the disk's thread.
     pub lost: Mutex<Lost>,
+    /// The newest rotated file's suffix; touched only by the disk's thread.
+    pub rotated: Mutex<Option<Suffix>>,
 }
 
 /// Output that the disk did not take.
@@ -91,6 +99,12 @@ struct Buffer {
     queued: bool,
     /// A timer will show the rests.
     armed: bool,
+    /// The disk's thread waits for the reader of a lossless log.
+    held: bool,
+    /// It is to wait no longer, however many files there are.
+    released: bool,
+    /// The guest is over; whatever an abandoned one still writes is nobody's.
+    closed: bool,
 }
 
 impl Log {
@@ -102,6 +116,7 @@ impl Log {
             buffer: Mutex::default(),
             room: Notify::new(),
             lost: Mutex::default(),
+            rotated: Mutex::default(),
         })
     }
 
@@ -109,6 +124,9 @@ impl Log {
     pub fn write(self: &Arc<Self>, stream: Stream, bytes: &[u8]) {
         let mut buffer = lock(&self.buffer);
         let buffer = &mut *buffer;
+        if buffer.closed {
+            return;
+        }
         frame(
             &mut buffer.framed,
             stream,
@@ -122,10 +140,64 @@ impl Log {
         }
     }
 
-    /// Shows unterminated rests now: the guest waits for an answer to them, or it is over.
+    /// Shows unterminated rests now: the guest waits for an answer to them.
     pub fn flush_rests(self: &Arc<Self>) {
+        self.flush_into(&mut lock(&self.buffer));
+    }
+
+    /// The guest is over: shows its rests and why it ended, and takes nothing more.
+    pub fn close(self: &Arc<Self>, message: &str) {
         let mut buffer = lock(&self.buffer);
         let buffer = &mut *buffer;
+        self.flush_into(buffer);
+        if !message.is_empty() {
+            let text = format!("{message}\n");
+            let mut rest = Vec::new();
+            frame(
+                &mut buffer.framed,
+                Stream::Stderr,
+                &mut rest,
+                text.as_bytes(),
+            );
+            self.queue(buffer);
+        }
+        buffer.closed = true;
+    }
+
+    /// Lets a held log be written beyond its number of files: nobody can be waited for any longer.
+    pub fn release(&self) {
+        lock(&self.buffer).released = true;
+    }
+
+    /// Whether [`Log::release`] was called.
+    pub fn is_released(&self) -> bool {
+        lock(&self.buffer).released
+    }
+
+    /// Whether it waits for its reader.
+    pub fn is_held(&self) -> bool {
+        lock(&self.buffer).held
+    }
+
+    /// Takes back what the disk's thread could not write; the guest has no room until [`Log::resume`].
+    pub fn hold(&self, mut lines: Vec<u8>) {
+        let mut buffer = lock(&self.buffer);
+        lines.append(&mut buffer.framed);
+        buffer.framed = lines;
+        buffer.held = true;
+        buffer.queued = true;
+    }
+
+    /// Everything that was held is written.
+    pub fn resume(&self) {
+        let mut buffer = lock(&self.buffer);
+        if std::mem::take(&mut buffer.held) {
+            drop(buffer);
+            self.room.notify_waiters();
+        }
+    }
+
+    fn flush_into(self: &Arc<Self>, buffer: &mut Buffer) {
         let now = Timestamp::now();
         for stream in [Stream::Stdout, Stream::Stderr] {
             let rest = std::mem::take(&mut buffer.rests[stream as usize]);
@@ -141,7 +213,9 @@ impl Log {
         let mut buffer = lock(&self.buffer);
         buffer.queued = !buffer.framed.is_empty();
         let framed = std::mem::take(&mut buffer.framed);
-        self.room.notify_waiters();
+        if !buffer.held {
+            self.room.notify_waiters();
+        }
         framed
     }
 
@@ -165,7 +239,12 @@ impl Log {
     }
 
     fn has_room(&self) -> bool {
-        lock(&self.buffer).framed.len() < AHEAD_BYTES
+        let buffer = lock(&self.buffer);
+        !buffer.held && buffer.framed.len() < AHEAD_BYTES
+    }
+
+    fn is_overfull(&self) -> bool {
+        lock(&self.buffer).framed.len() > OVERFULL_BYTES
     }
 
     async fn wait_for_room(&self) {
@@ -231,6 +310,8 @@ pub fn notice(text: &str) -> Vec<u8> {
 pub struct Output {
     log: Arc<Log>,
     stream: Stream,
+    /// What the last check lets the guest write.
+    permit: usize,
 }
 
 impl Output {
@@ -239,6 +320,7 @@ impl Output {
         Self {
             log: Arc::clone(log),
             stream,
+            permit: 0,
         }
     }
 }
@@ -268,6 +350,13 @@ impl Pollable for Output {
 
 impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        // As WASI demands; a guest that did not ask would fill the engine's memory.
+        if bytes.len() > self.permit || self.log.is_overfull() {
+            return Err(StreamError::trap(
+                "the guest writes more than the stream takes",
+            ));
+        }
+        self.permit -= bytes.len();
         self.log.write(self.stream, &bytes);
         Ok(())
     }
@@ -277,7 +366,8 @@ impl OutputStream for Output {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(if self.log.has_room() { WRITE_BYTES } else { 0 })
+        self.permit = if self.log.has_room() { WRITE_BYTES } else { 0 };
+        Ok(self.permit)
     }
 }
 

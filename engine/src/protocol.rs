@@ -155,6 +155,9 @@ pub struct Log {
     /// Files kept in total, with the current one.
     #[serde(default = "five")]
     pub max_files: usize,
+    /// Rotated files are the reader's to delete; while there are `max_files` files the guest's writes wait.
+    #[serde(default)]
+    pub lossless: bool,
 }
 
 /// The kubelet's `containerLogMaxSize`.

@@ -8,23 +8,29 @@ use crate::epoch::Epoch;
 use crate::events::Events;
 use crate::exit::Ending;
 use crate::guest::Guest;
-use crate::log::{Log, Place, Stream};
+use crate::log::{Log, Place};
 use crate::protocol::{Error, ErrorReason, Exit, SandboxSpec, State};
 use crate::sandbox::{Moment, Sandbox, Stop};
 use crate::sync::lock;
 use crate::time::Timestamp;
-use futures::FutureExt as _;
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use wasmtime::Engine;
 
 /// How long an exit waits for a disk that does not answer before its event goes out all the same.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a start function may take. It initialises memory, which takes milliseconds; the agent waits for the answer
+/// meanwhile, and cannot know whether one will come.
+const START: Duration = Duration::from_secs(10);
+
+/// How long an interrupted guest may take to be unwound: many times a tick, and little of the 2 seconds in which a
+/// signal has to end the engine.
+const UNWIND: Duration = Duration::from_millis(500);
 
 /// What all sandboxes share.
 pub struct Parts {
@@ -40,6 +46,8 @@ pub struct Parts {
     pub events: Arc<Events>,
     /// Bounds them.
     pub budgets: Budgets,
+    /// The threads that they compute on; nothing else does.
+    pub guests: Handle,
     /// Blocks for the engine's own sake, on threads that no guest's file operations can take.
     pub opener: Handle,
     /// This start of the engine.
@@ -231,13 +239,14 @@ impl Registry {
         self.quiet.notify_waiters();
     }
 
-    /// Opens everything, on a thread that may block: the files may lie on a slow or dead file system.
+    /// Opens everything, on a thread that may block: the files may lie on a slow or dead file system, from which a
+    /// stop frees the sandbox, if not the thread.
     async fn prepare(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
         spec: SandboxSpec,
     ) -> Result<Prepared, Error> {
-        let (registry, sandbox) = (Arc::clone(self), Arc::clone(sandbox));
+        let (its, registry, sandbox) = (sandbox, Arc::clone(self), Arc::clone(sandbox));
         let opened = self.parts.opener.spawn_blocking(move || {
             let program = registry.parts.artifacts.load(&spec.artifact)?;
             let log = registry.open_log(&spec)?;
@@ -248,9 +257,16 @@ impl Registry {
                 log,
             })
         });
-        opened
-            .await
-            .unwrap_or_else(|error| Err(Error::new(ErrorReason::Internal, error.to_string())))
+        tokio::select! {
+            biased;
+            opened = opened => {
+                opened.unwrap_or_else(|error| Err(Error::new(ErrorReason::Internal, error.to_string())))
+            }
+            _ = its.stopped() => {
+                let text = format!("sandbox {}: it was stopped while it was starting", its.id);
+                Err(Error::new(ErrorReason::Start, text))
+            }
+        }
     }
 
     fn open_log(&self, spec: &SandboxSpec) -> Result<Arc<Log>, Error> {
@@ -269,49 +285,68 @@ impl Registry {
             path: spec.log.path.clone(),
             max_bytes: spec.log.max_bytes,
             max_files: spec.log.max_files,
+            lossless: spec.log.lossless,
         };
         Ok(Log::new(place, self.parts.disk.clone()))
     }
 
     /// From the instance to the guest's last instruction, or to its interruption.
-    async fn run(&self, sandbox: &Arc<Sandbox>, prepared: Prepared) -> Outcome {
-        let store = prepared.guest.into_store(&self.parts.engine);
-        let started = || {
-            if let Err(illegal) = sandbox.set_started(Timestamp::now()) {
-                tracing::error!(sandbox = sandbox.id, %illegal, "start failed to be recorded");
-            }
-            tracing::info!(
-                sandbox = sandbox.id,
-                pod = sandbox.pod(),
-                container = sandbox.container(),
-                "sandbox started"
-            );
-            self.parts.events.publish(sandbox, Moment::Started);
-        };
-        let guest = self.parts.epoch.meter(prepared.program.run(store, started));
-        let guest = AssertUnwindSafe(guest).catch_unwind();
-        // A spinning guest yields at each tick, so that the stop is seen; dropping the future unwinds the guest,
-        // and a host call that does not return is left behind on its thread.
-        let ending = tokio::select! {
+    async fn run(self: &Arc<Self>, sandbox: &Arc<Sandbox>, prepared: Prepared) -> Outcome {
+        let (registry, its) = (Arc::clone(self), Arc::clone(sandbox));
+        let started = move || registry.record_start(&its);
+        let Prepared { program, guest, .. } = prepared;
+        let store = guest.into_store(&self.parts.engine);
+        let guest = async move { program.run(store, started).await };
+        // On threads that only guests compute on, so that whatever they do, this task goes on.
+        let mut task = self.parts.guests.spawn(self.parts.epoch.meter(guest));
+        let (ending, why) = tokio::select! {
             biased;
-            stop = sandbox.stopped() => match stop {
-                Stop::Notice => Ending::Stopped,
-                Stop::Now => Ending::Killed,
-            },
-            outcome = guest => match outcome {
-                Ok(Outcome::Ended(ending)) => ending,
+            stop = sandbox.stopped() => (Ending::from(stop), "it was stopped while it was starting".to_owned()),
+            outcome = &mut task => match outcome {
+                Ok(Outcome::Ended(ending)) => {
+                    let why = format!("it ended while it was starting: {ending:?}");
+                    (ending, why)
+                }
                 Ok(refused) => return refused,
-                Err(_) => Ending::Failed("the engine panicked in a host call of this guest".to_owned()),
+                Err(_) => {
+                    let why = "the engine panicked in a host call of this guest".to_owned();
+                    (Ending::Failed(why.clone()), why)
+                }
             },
+            why = overdue(sandbox) => (Ending::Failed(why.clone()), why),
         };
-        if sandbox.state() == State::Starting {
-            let text = format!(
-                "sandbox {} ended while it was started: {ending:?}",
-                sandbox.id
-            );
+        // A spinning guest yields at each tick; dropping its future unwinds it, and a host call that does not return
+        // is left behind on its thread.
+        if !task.is_finished() {
+            task.abort();
+            if tokio::time::timeout(UNWIND, task).await.is_err() {
+                tracing::warn!(
+                    sandbox = sandbox.id,
+                    pod = sandbox.pod(),
+                    "guest does not yield, abandoned"
+                );
+            }
+        }
+        if sandbox.give_up() {
+            let text = format!("sandbox {}: {why}", sandbox.id);
             return Outcome::Refused(Error::new(ErrorReason::Start, text));
         }
         Outcome::Ended(ending)
+    }
+
+    /// The guest's first instruction is about to run.
+    fn record_start(&self, sandbox: &Arc<Sandbox>) {
+        if let Err(illegal) = sandbox.set_started(Timestamp::now()) {
+            tracing::error!(sandbox = sandbox.id, %illegal, "start failed to be recorded");
+            return;
+        }
+        tracing::info!(
+            sandbox = sandbox.id,
+            pod = sandbox.pod(),
+            container = sandbox.container(),
+            "sandbox started"
+        );
+        self.parts.events.publish(sandbox, Moment::Started);
     }
 
     /// Log, exit file, facts, event: in this order.
@@ -321,10 +356,7 @@ impl Registry {
             stdin.close();
         }
         let verdict = ending.verdict();
-        log.flush_rests();
-        if !verdict.message.is_empty() {
-            log.write(Stream::Stderr, format!("{}\n", verdict.message).as_bytes());
-        }
+        log.close(&verdict.message);
         let exit = Arc::new(Exit {
             id: sandbox.id.clone(),
             exit_code: verdict.code,
@@ -338,8 +370,8 @@ impl Registry {
         let written = self
             .parts
             .disk
-            .finish(log, path.to_owned(), Arc::clone(&exit));
-        if tokio::time::timeout(DISK_PATIENCE, written).await.is_err() {
+            .finish(Arc::clone(&log), path.to_owned(), Arc::clone(&exit));
+        if !is_written(sandbox, &log, written).await {
             tracing::error!(sandbox = sandbox.id, path = %path.display(), "exit file failed: the disk does not answer");
         }
         tracing::info!(
@@ -354,5 +386,40 @@ impl Registry {
             tracing::error!(sandbox = sandbox.id, %illegal, "exit failed to be recorded");
         }
         self.parts.events.publish(sandbox, Moment::Exited);
+    }
+}
+
+/// Says why when the start has taken too long, and nothing ever when it did not.
+async fn overdue(sandbox: &Sandbox) -> String {
+    if tokio::time::timeout(START, sandbox.settled()).await.is_ok() {
+        std::future::pending::<()>().await;
+    }
+    format!(
+        "cannot make the instance: its start function did not end within {} s",
+        START.as_secs()
+    )
+}
+
+/// Waits for a log and its exit file: as long as a disk may take, and while the log waits for its reader and nobody
+/// has asked the sandbox to end.
+async fn is_written(sandbox: &Sandbox, log: &Log, written: oneshot::Receiver<()>) -> bool {
+    let released = async {
+        sandbox.stopped().await;
+        log.release();
+        std::future::pending::<()>().await;
+    };
+    let impatient = async {
+        loop {
+            tokio::time::sleep(DISK_PATIENCE).await;
+            if !log.is_held() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = released => false,
+        _ = written => true,
+        () = impatient => false,
     }
 }

@@ -96,6 +96,8 @@ struct Facts {
     refusal: Option<Error>,
     exit: Option<Arc<Exit>>,
     stop: Option<Stop>,
+    /// It was given up before it started, and cannot any more.
+    given_up: bool,
 }
 
 impl Facts {
@@ -152,11 +154,23 @@ impl Sandbox {
     /// Records that the guest begins now.
     pub fn set_started(&self, at: Timestamp) -> Result<(), Illegal> {
         let mut facts = lock(&self.facts);
-        next(facts.state(), Moment::Started)?;
+        let state = facts.state();
+        if facts.given_up {
+            let moment = Moment::Started;
+            return Err(Illegal { state, moment });
+        }
+        next(state, Moment::Started)?;
         facts.started_at = Some(at);
         drop(facts);
         self.settled.notify_waiters();
         Ok(())
+    }
+
+    /// Makes a later start impossible; false when it has started already.
+    pub fn give_up(&self) -> bool {
+        let mut facts = lock(&self.facts);
+        facts.given_up = facts.started_at.is_none();
+        facts.given_up
     }
 
     /// Records how the guest ended.

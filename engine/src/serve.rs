@@ -37,28 +37,39 @@ pub fn serve(directory: &Path) -> Result<()> {
     let lock = lock_directory(directory)?;
     let listener = bind(&lock)?;
     let budgets = Budgets::new().context("cannot read the process's limits")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .max_blocking_threads(16)
-        .thread_name("fast")
+    // Two runtimes: a guest that keeps a thread keeps it from other guests, never from the socket and the signals.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
+    let guests = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .thread_name("guests")
+        .enable_all()
+        .build()
+        .context("cannot start the guests' runtime")?;
     // Driven by nobody: it only lends its threads, which come when needed and go when idle.
     let opener = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(OPENERS)
         .thread_name("opener")
         .build()
         .context("cannot start the opener")?;
-    let ended = runtime.block_on(run(listener, budgets, opener.handle().clone()));
+    let threads = (guests.handle().clone(), opener.handle().clone());
+    let ended = runtime.block_on(run(listener, budgets, threads));
     let _ = rustix::fs::unlinkat(&lock, SOCKET, rustix::fs::AtFlags::empty());
-    // Host calls that do not return are left to the process's end.
+    // Guests and host calls that do not return are left to the process's end.
+    guests.shutdown_background();
     runtime.shutdown_background();
     opener.shutdown_background();
     ended
 }
 
-async fn run(listener: UnixListener, budgets: Budgets, opener: Handle) -> Result<()> {
+async fn run(
+    listener: UnixListener,
+    budgets: Budgets,
+    (guests, opener): (Handle, Handle),
+) -> Result<()> {
     // Before anything can be started that the signals have to end.
     let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot hear SIGINT")?;
@@ -69,7 +80,7 @@ async fn run(listener: UnixListener, budgets: Budgets, opener: Handle) -> Result
         .context("cannot prepare the socket")?;
     let listener =
         tokio::net::UnixListener::from_std(listener).context("cannot prepare the socket")?;
-    let control = build(budgets, opener)?;
+    let control = build(budgets, guests, opener)?;
     let registry = Arc::clone(&control.registry);
     let mut shutdown = control.shutdown.subscribe();
     tracing::info!(incarnation = &*registry.parts.incarnation, "engine started");
@@ -97,7 +108,7 @@ async fn run(listener: UnixListener, budgets: Budgets, opener: Handle) -> Result
     Ok(())
 }
 
-fn build(budgets: Budgets, opener: Handle) -> Result<Arc<Control>> {
+fn build(budgets: Budgets, guests: Handle, opener: Handle) -> Result<Arc<Control>> {
     let compatibility = settings::compatibility().map_err(anyhow_from)?;
     let engine = settings::serving().map_err(anyhow_from)?;
     let incarnation: Arc<str> = incarnation().context("cannot make an incarnation")?.into();
@@ -108,6 +119,7 @@ fn build(budgets: Budgets, opener: Handle) -> Result<Arc<Control>> {
         events: Arc::new(Events::new(Arc::clone(&incarnation))),
         engine,
         budgets,
+        guests,
         opener,
         incarnation,
     };

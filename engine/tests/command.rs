@@ -6,6 +6,7 @@ mod support;
 
 use serde_json::{Value, json};
 use std::fs;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 use support::Engine;
 
@@ -330,23 +331,126 @@ fn what_cannot_be_opened_is_named() {
     );
 }
 
+/// Programs that never come out of their instantiation.
+fn endless_starts(engine: &Engine) -> Vec<support::Program> {
+    let module = r#"(module (func $f (export "_start") (loop br 0)) (start $f))"#;
+    let component = guests::component("i32.const 0").replacen(
+        "(component",
+        r#"(component (core module $spins (func $f (loop br 0)) (start $f)) (core instance (instantiate $spins))"#,
+        1,
+    );
+    vec![engine.program(module), engine.program(&component)]
+}
+
 #[test]
 fn a_start_function_that_does_not_return_can_be_stopped() {
     let engine = Engine::start();
-    let text =
-        r#"(module (func $init (loop $again (br $again))) (start $init) (func (export "_start")))"#;
-    let program = engine.program(text);
-    let answer = std::thread::scope(|scope| {
-        let put = scope.spawn(|| engine.put("init", &engine.spec("init", &program)));
-        while engine.get("/sandboxes/init").status != 200 {}
-        assert_eq!(engine.get("/sandboxes/init").body["state"], "starting");
-        assert_eq!(engine.stop("init", 1.0).status, 202);
-        put.join().expect("join")
+    for program in endless_starts(&engine) {
+        let answer = std::thread::scope(|scope| {
+            let put = scope.spawn(|| engine.put("init", &engine.spec("init", &program)));
+            while engine.get("/sandboxes/init").status != 200 {}
+            // A client that goes away changes nothing.
+            let spec = engine.spec("init", &program).to_string();
+            let mut gone = engine.connect();
+            let length = spec.len();
+            write!(
+                gone,
+                "PUT /sandboxes/init HTTP/1.1\r\nHost: e\r\nContent-Length: {length}\r\n\r\n{spec}"
+            )
+            .expect("send");
+            drop(gone);
+            assert_eq!(engine.get("/sandboxes/init").body["state"], "starting");
+            assert_eq!(engine.request("DELETE", "/sandboxes/init", "").status, 409);
+            assert_eq!(engine.stop("init", 1.0).status, 202);
+            put.join().expect("join")
+        });
+        assert_eq!(
+            (answer.status, &answer.body["reason"]),
+            (422, &json!("Start")),
+            "{answer:?}"
+        );
+        let message = answer.body["message"].as_str().expect("message");
+        assert!(
+            message.contains("was stopped while it was starting"),
+            "{message}"
+        );
+        assert_eq!(engine.get("/sandboxes/init").status, 404);
+        assert_eq!(engine.get("/engine").body["running"], 0);
+    }
+}
+
+#[test]
+fn a_start_function_that_does_not_return_is_refused_after_a_while() {
+    let engine = Engine::start();
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        for (number, program) in endless_starts(&engine).into_iter().enumerate() {
+            let engine = &engine;
+            scope.spawn(move || {
+                let id = format!("init-{number}");
+                let answer = engine.put(&id, &engine.spec(&id, &program));
+                assert_eq!(
+                    (answer.status, &answer.body["reason"]),
+                    (422, &json!("Start")),
+                    "{answer:?}"
+                );
+                let message = answer.body["message"].as_str().expect("message");
+                assert!(
+                    message.contains("its start function did not end within 10 s"),
+                    "{message}"
+                );
+            });
+        }
     });
+    assert!((10..15).contains(&begin.elapsed().as_secs()));
     assert_eq!(
-        (answer.status, &answer.body["reason"]),
-        (422, &json!("Start")),
-        "{answer:?}"
+        engine.run("next", &engine.program(&guests::exits(0)))["exitCode"],
+        0
     );
-    assert_eq!(engine.get("/engine").body["running"], 0);
+}
+
+#[test]
+fn sigterm_ends_the_engine_soon_whatever_guests_do() {
+    let mut engine = Engine::start();
+    // Fills 4 GiB in one instruction, which cannot be interrupted: takes about a second of a thread each time.
+    let stuck = engine.program(
+        r#"(module (memory 65536) (func (export "_start")
+            (loop $again
+                (memory.fill (i32.const 0) (i32.const 0) (i32.const 0xffffffff))
+                (br $again))))"#,
+    );
+    let spins = engine.program(guests::SPINS);
+    let start = endless_starts(&engine).remove(0);
+    for (id, program) in [("spin-0", &spins), ("spin-1", &spins), ("spin-2", &spins)] {
+        assert_eq!(engine.put(id, &engine.spec(id, program)).status, 201);
+    }
+    let answer = std::thread::scope(|scope| {
+        let put = scope.spawn(|| engine.put("init", &engine.spec("init", &start)));
+        while engine.get("/sandboxes/init").status != 200 {}
+        assert_eq!(
+            engine.put("stuck", &engine.spec("stuck", &stuck)).status,
+            201
+        );
+        std::thread::sleep(Duration::from_millis(100));
+        let begin = Instant::now();
+        let status = std::process::Command::new("kill")
+            .arg(engine.process.id().to_string())
+            .status()
+            .expect("kill");
+        assert!(status.success());
+        let answer = put.join().expect("join");
+        while engine.socket().exists() {
+            assert!(begin.elapsed() < Duration::from_secs(2));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        println!("ended in {:?}", begin.elapsed());
+        answer
+    });
+    assert_eq!(answer.status, 422, "{answer:?}");
+    assert!(engine.process.wait().expect("wait").success());
+    for id in ["spin-0", "spin-1", "spin-2", "stuck"] {
+        let file = fs::read(engine.path(&format!("{id}.json"))).expect("exit file");
+        let exit: Value = serde_json::from_slice(&file).expect("JSON");
+        assert_eq!(exit["exitCode"], 143, "{id}");
+    }
 }

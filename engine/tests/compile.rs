@@ -6,6 +6,7 @@ mod support;
 
 use serde_json::json;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -189,6 +190,30 @@ fn the_memory_cap_is_a_clean_refusal() {
         &["--memory-limit", &(1_u64 << 30).to_string()],
     );
     assert_eq!(code, 0, "{document}");
+}
+
+#[test]
+fn a_cap_too_small_for_the_compilers_threads_is_one_too() {
+    let directory = tempfile::tempdir().expect("directory");
+    let output = directory.path().join("artifact");
+    let small = wasm(&guests::exits(0));
+    for limit in [1, 100_000, 1 << 20, 2 << 20, 3 << 20, 4_000_000] {
+        let mut child = Command::new(support::BINARY)
+            .args(["compile", "--memory-limit", &limit.to_string(), "--output"])
+            .arg(&output)
+            // A backtrace takes memory, too, which would hide the panic.
+            .env("RUST_BACKTRACE", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("compile");
+        let _ = child.stdin.take().expect("stdin").write_all(&small);
+        let answer = child.wait_with_output().expect("compile");
+        let document: serde_json::Value =
+            serde_json::from_slice(&answer.stdout).expect("one document");
+        assert_eq!(document["reason"], "CompileMemory", "{limit}: {document}");
+        assert_files(directory.path(), &[]);
+    }
 }
 
 #[test]

@@ -56,6 +56,38 @@ pub const ECHOES: &str = r#"(module
                 (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))
                 (br $again))))))"#;
 
+/// Writes `lines` numbered lines of 1000 bytes, 60 at once, as fast as it can; then does `more`.
+pub fn floods(lines: u32, more: &str) -> String {
+    assert_eq!(lines % 60, 0);
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 2)
+            (func (export "_start") (local $n i32) (local $at i32) (local $rest i32) (local $digit i32)
+                (memory.fill (i32.const 1024) (i32.const 120) (i32.const 60000))
+                (loop $writes
+                    (local.set $at (i32.const 1024))
+                    (loop $lines
+                        (local.set $rest (local.get $n))
+                        (local.set $digit (i32.add (local.get $at) (i32.const 7)))
+                        (loop $digits
+                            (i32.store8 (local.get $digit)
+                                (i32.add (i32.const 48) (i32.rem_u (local.get $rest) (i32.const 10))))
+                            (local.set $rest (i32.div_u (local.get $rest) (i32.const 10)))
+                            (local.set $digit (i32.sub (local.get $digit) (i32.const 1)))
+                            (br_if $digits (i32.ge_u (local.get $digit) (local.get $at))))
+                        (i32.store8 (i32.add (local.get $at) (i32.const 999)) (i32.const 10))
+                        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                        (local.set $at (i32.add (local.get $at) (i32.const 1000)))
+                        (br_if $lines (i32.lt_u (local.get $at) (i32.const 61024))))
+                    (i32.store (i32.const 0) (i32.const 1024))
+                    (i32.store (i32.const 4) (i32.const 60000))
+                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    (br_if $writes (i32.lt_u (local.get $n) (i32.const {lines}))))
+                {more}))"#
+    )
+}
+
 /// Sleeps for a day in poll_oneoff.
 pub const SLEEPS: &str = r#"(module
     (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))

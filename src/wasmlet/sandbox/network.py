@@ -9,6 +9,20 @@ from wasmlet.base.errors import RetryableError
 LOOPBACK_RANGE = "127.88.0.0/16"
 
 
+class NodeAddress:
+    """Mode `host`: every pod has the node's own address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def claim(self, uid: str, *, wanted: str = "") -> str:  # noqa: ARG002  # as Addresses
+        """The node's address."""
+        return self._address
+
+    def release(self, uid: str) -> None:
+        """Nothing was held."""
+
+
 class Addresses:
     """Which pod has which address of a range; the first and the last are never given out.
 

@@ -13,7 +13,8 @@ from tests.support.waiting import eventually
 from wasmlet.base.clock import from_text
 from wasmlet.kube.types import EnvVar, EnvVarSource, ExitCodes, KeySelector, RestartRule
 from wasmlet.pods import facts
-from wasmlet.pods.worker import LOST_MESSAGE, Worker
+from wasmlet.pods.facts import LOST_MESSAGE
+from wasmlet.pods.worker import Worker
 
 
 async def test_a_pod_that_ends_well_succeeds_and_keeps_its_output(agent: Agent) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import fcntl
 import gc
 import logging
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from wasmlet.base.errors import ConflictError, UserError
 from wasmlet.config import Config
@@ -28,9 +30,14 @@ from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
 from wasmlet.sandbox import artifacts, engines
+from wasmlet.sandbox.network import NodeAddress
 from wasmlet.sandbox.program import find_engine_program
 from wasmlet.server.hub import Hub
 from wasmlet.server.local import LocalServer
+
+if TYPE_CHECKING:
+    from wasmlet.cluster import Cluster
+    from wasmlet.cluster import Settings as ClusterSettings
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +69,17 @@ class Idleness:
                     return
 
 
-def image_settings(config: Config) -> ImageSettings:
-    """The images room's settings; commands that move images without an agent use them too."""
+def image_settings(config: Config, *, allow_local_files: bool = True) -> ImageSettings:
+    """The images room's settings; commands that move images without an agent use them too.
+
+    Args:
+        allow_local_files: Whether `file:` names a module of this machine; never for pods of a cluster.
+    """
     return ImageSettings(
         directory=config.state / "images",
         insecure_registries=frozenset(config.file.insecure_registries),
         ca_files=tuple(Path(each) for each in config.file.ca_files),
-        allow_local_files=True,
+        allow_local_files=allow_local_files,
     )
 
 
@@ -120,10 +131,17 @@ def held_state(config: Config) -> Iterator[None]:
         yield
 
 
-async def serve(config: Config, *, idle_seconds: float | None = None, ready_descriptor: int | None = None) -> None:
+async def serve(
+    config: Config,
+    *,
+    idle_seconds: float | None = None,
+    ready_descriptor: int | None = None,
+    cluster_settings: ClusterSettings | None = None,
+) -> None:
     """Run the agent of `config.state` until SIGTERM or SIGINT.
 
     Args:
+        cluster_settings: Be a node of a cluster; None serves this machine's own users only.
         idle_seconds: End also when no pod has lived and nobody has asked for this long; engines without sandboxes end
             with it. None serves for ever.
         ready_descriptor: A byte is written to it when requests are answered.
@@ -134,7 +152,8 @@ async def serve(config: Config, *, idle_seconds: float | None = None, ready_desc
     with held_state(config):
         async with contextlib.AsyncExitStack() as stack:
             hub = Hub()
-            dispatch = await _build(config, hub, stack, end_idle=idle_seconds is not None)
+            cluster = None if cluster_settings is None else await _connect(cluster_settings)
+            dispatch = await _build(config, hub, cluster, stack, end_idle=idle_seconds is not None)
             idleness = Idleness(idle_seconds)
             server = LocalServer(dispatch, hub, engines=config.state / "engines", on_request=idleness.touch)
             await server.start(config.state)
@@ -145,14 +164,22 @@ async def serve(config: Config, *, idle_seconds: float | None = None, ready_desc
                     os.write(ready_descriptor, b"\n")
                 os.close(ready_descriptor)
             gc.freeze()
-            await _until_the_end(idleness, dispatch)
+            await _until_the_end(idleness, dispatch, None if cluster is None else cluster.run(dispatch, hub))
             logger.info("agent ending", extra={"state": str(config.state)})
 
 
-async def _build(config: Config, hub: Hub, stack: contextlib.AsyncExitStack, *, end_idle: bool) -> Dispatch:
+async def _connect(settings: ClusterSettings) -> Cluster:
+    from wasmlet import cluster  # noqa: PLC0415  # an agent without a cluster does not pay for the imports
+
+    return await cluster.connect(settings)
+
+
+async def _build(
+    config: Config, hub: Hub, cluster: Cluster | None, stack: contextlib.AsyncExitStack, *, end_idle: bool
+) -> Dispatch:
     """Build the rooms; each registers its end where it is made, so they end in reverse order."""
     program = find_engine_program()
-    library = Library(image_settings(config))
+    library = Library(image_settings(config, allow_local_files=cluster is None))
     stack.push_async_callback(library.close)
     cache = artifacts.Artifacts(
         artifacts.Settings(directory=config.state / "cache", memory_bytes=config.file.compile_memory_mib * 1024 * 1024),
@@ -163,22 +190,21 @@ async def _build(config: Config, hub: Hub, stack: contextlib.AsyncExitStack, *, 
         program=program,
     )
     stack.push_async_callback(pool.close, end_idle=end_idle)
-    dispatch = Dispatch(
-        Rooms(
-            settings=PodSettings(
-                directory=config.state / "pods",
-                log_directory=config.state / "logs",
-                node_name=config.node_name,
-                host_ips=(LOOPBACK_IP,),
-                allocatable=allocatable(),
-            ),
-            library=library,
-            artifacts=cache,
-            engines=pool,
-            listener=hub,
-            credentials=logins,
-        )
+    rooms = Rooms(
+        settings=PodSettings(
+            directory=config.state / "pods",
+            log_directory=config.state / "logs",
+            node_name=config.node_name,
+            host_ips=(LOOPBACK_IP,),
+            allocatable=allocatable(),
+        ),
+        library=library,
+        artifacts=cache,
+        engines=pool,
+        listener=hub,
+        credentials=logins,
     )
+    dispatch = Dispatch(rooms if cluster is None else _joined(rooms, hub, cluster))
     stack.push_async_callback(dispatch.close)
     pool.on_change = dispatch.wake
     await pool.adopt()
@@ -187,16 +213,38 @@ async def _build(config: Config, hub: Hub, stack: contextlib.AsyncExitStack, *, 
     return dispatch
 
 
-async def _until_the_end(idleness: Idleness, dispatch: Dispatch) -> None:
+def _joined(rooms: Rooms, hub: Hub, cluster: Cluster) -> Rooms:
+    """The rooms of a node: objects, tokens and addresses are the cluster's, and it hears what happens."""
+    from wasmlet.cluster import ClusterListener  # noqa: PLC0415
+
+    settings = dataclasses.replace(rooms.settings, node_name=cluster.settings.node.name, host_ips=cluster.host_ips)
+    return dataclasses.replace(
+        rooms,
+        settings=settings,
+        listener=ClusterListener(hub, cluster),
+        objects=cluster.objects,
+        tokens=cluster.tokens,
+        service_variables=cluster.service_variables,
+        addresses=NodeAddress(cluster.host_ips[0]),
+    )
+
+
+async def _until_the_end(idleness: Idleness, dispatch: Dispatch, node: Coroutine[Any, Any, None] | None) -> None:
+    """A signal, or idleness, or the node's own failure."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, ended.set)
     idle = loop.create_task(idleness.over(dispatch), name="idleness")
     signalled = loop.create_task(ended.wait(), name="signals")
+    tasks: list[asyncio.Task[Any]] = [idle, signalled]
+    if node is not None:
+        tasks.append(loop.create_task(node, name="node"))
     try:
-        await asyncio.wait([idle, signalled], return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
     finally:
-        idle.cancel()
-        signalled.cancel()
-        await asyncio.gather(idle, signalled, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

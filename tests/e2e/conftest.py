@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -33,12 +34,12 @@ class Wasmlet:
             assert result.returncode == status, (result.returncode, result.stdout, result.stderr)
         return result
 
-    def start(self, *arguments: str | Path) -> subprocess.Popen[bytes]:
-        """Run it beside the test, with pipes."""
+    def start(self, *arguments: str | Path, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
+        """Run it beside the test, with pipes, or with `output` for both its streams."""
         return subprocess.Popen(
             [sys.executable, "-m", "wasmlet", *map(str, arguments)],
             cwd=self.folder, env=self.environment,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE, stdout=output or subprocess.PIPE, stderr=output or subprocess.PIPE,
         )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ COMMANDS = {
     "push": "images",
     "rmi": "images",
     "node": "node",
+    "join": "node",
     "completion": "completion",
 }
 """Command → the module of this package that defines it."""
@@ -74,7 +75,8 @@ SUMMARIES = {
     "pull": "Fetch an image from its registry",
     "push": "Send a .wasm file to a registry as an image",
     "rmi": "Remove images from the local store",
-    "node": "Serve a state directory in the foreground",
+    "node": "Serve a state directory in the foreground, alone or as a node of a cluster",
+    "join": "Ask a cluster for an identity of this machine as a node",
     "completion": "Print the completion script for a shell",
 }
 """The help texts of the commands; here, so that `wasmlet --help` imports none of them."""

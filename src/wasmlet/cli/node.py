@@ -1,4 +1,4 @@
-"""`wasmlet node`: the agent, in the foreground."""
+"""`wasmlet node`: the agent, in the foreground; `wasmlet join`: its identity in a cluster."""
 
 from __future__ import annotations
 
@@ -7,28 +7,111 @@ import importlib.util
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wasmlet import agent, config
+
+if TYPE_CHECKING:
+    from wasmlet.cluster import Settings as ClusterSettings
+
+KUBECONFIG_NAME = "kubeconfig"
 
 
 @click.command("node")
 @click.option("--idle", is_flag=True, hidden=True, help="End when no pod lives and nobody asks any more.")
 @click.option("--ready", type=int, hidden=True, metavar="DESCRIPTOR", help="Write a byte there when it answers.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--kubeconfig", metavar="FILE", help="Be a node of a cluster, by this identity (joining writes one).")
+@click.option("--bootstrap-kubeconfig", metavar="FILE", help="Credentials that may ask for an identity.")
+@click.option("--node-name", metavar="NAME", help="The node's name; default is the host's.")
+@click.option("--node-ip", "node_ips", multiple=True, metavar="ADDRESS", help="An address of the node, one per family.")
+@click.option("--port", type=int, default=10250, show_default=True, help="Where the kubelet API listens.")
+@click.option("--os-label", default="wasi", show_default=True, help="kubernetes.io/os; `linux` lets DaemonSets come.")
+@click.option("--node-label", "labels", multiple=True, metavar="KEY=VALUE", help="May be repeated.")
+@click.option(
+    "--taint", "taints", multiple=True, metavar="KEY=VALUE:EFFECT", help="Of a new Node, for the default ones."
+)
+@click.option("--provider-id", default="", metavar="ID", help="spec.providerID.")
+@click.option("--max-pods", type=int, default=110, show_default=True)
 @click.pass_obj
-def node_command(state: str | None, idle: bool, ready: int | None, log_level: str) -> None:
+def node_command(
+    state: str | None,
+    /,
+    idle: bool,
+    ready: int | None,
+    log_level: str,
+    kubeconfig: str | None,
+    bootstrap_kubeconfig: str | None,
+    **node_options: Any,
+) -> None:
     """Serve a state directory in the foreground: pods, probes and restart policies go on while it runs.
 
     Other commands start one in the background when they need it. One agent serves a state directory; its end
     (SIGTERM, Ctrl-C) stops no pod, and the next one takes them up again.
+
+    With --kubeconfig or --bootstrap-kubeconfig, or after `wasmlet join`, it is a node of a Kubernetes cluster.
     """
     logging.basicConfig(level=log_level.upper(), handlers=[_handler()])
     settings = config.load(state=state)
     idle_seconds = settings.file.agent_idle_seconds if idle else None
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(agent.serve(settings, idle_seconds=idle_seconds, ready_descriptor=ready))
+        identity = Path(kubeconfig) if kubeconfig else settings.state / KUBECONFIG_NAME
+        joins = bool(kubeconfig or bootstrap_kubeconfig) or identity.exists()
+        cluster = _cluster(settings, identity, bootstrap_kubeconfig, node_options) if joins and not idle else None
+        serving = agent.serve(settings, idle_seconds=idle_seconds, ready_descriptor=ready, cluster_settings=cluster)
+        runner.run(serving)
+
+
+def _cluster(
+    settings: config.Config, identity: Path, bootstrap_kubeconfig: str | None, options: dict[str, Any]
+) -> ClusterSettings:
+    """The cluster's settings from the flags."""
+    from wasmlet.cluster import Settings
+    from wasmlet.node import settings as node
+
+    taints = tuple(node.parse_taint(each) for each in options["taints"])
+    return Settings(
+        kubeconfig=identity,
+        bootstrap_kubeconfig=Path(bootstrap_kubeconfig) if bootstrap_kubeconfig else None,
+        node=node.Settings(
+            name=options["node_name"] or settings.node_name,
+            directory=settings.state,
+            pki_directory=settings.state / "pki",
+            port=options["port"],
+            node_ips=options["node_ips"],
+            os_label=options["os_label"],
+            labels=dict(node.parse_label(each) for each in options["labels"]),
+            taints=taints or node.DEFAULT_TAINTS,
+            provider_id=options["provider_id"],
+            max_pods=options["max_pods"],
+        ),
+    )
+
+
+@click.command("join")
+@click.option("--server", required=True, metavar="URL", help="The API server, such as https://host:6443.")
+@click.option("--token", required=True, metavar="TOKEN", help="A bootstrap token, as `kubeadm token create` prints it.")
+@click.option(
+    "--ca-hash", "ca_hashes", multiple=True, metavar="sha256:HASH", help="The pin of the cluster's authority."
+)
+@click.option("--node-name", metavar="NAME", help="The node's name; default is the host's.")
+@click.pass_obj
+def join_command(state: str | None, server: str, token: str, ca_hashes: tuple[str, ...], node_name: str | None) -> None:
+    """Ask a cluster for an identity, and keep it in the state directory; `wasmlet node` then is that node."""
+    from wasmlet.node import bootstrap
+
+    settings = config.load(state=state)
+    agent.make_state_directory(settings)
+    joining = bootstrap.Joining(
+        node=node_name or settings.node_name,
+        kubeconfig=settings.state / KUBECONFIG_NAME,
+        pki_directory=settings.state / "pki",
+    )
+    asyncio.run(bootstrap.join(joining, server=server, token=token, ca_hashes=ca_hashes))
+    click.echo(f"joined as {joining.node}; start the node with: wasmlet node")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -102,6 +102,11 @@ class Dispatch:
         if (worker := self._workers.get(uid)) is not None:
             worker.wake()
 
+    def refresh(self, uid: str) -> None:
+        """An object that the pod mounts has changed."""
+        if (worker := self._workers.get(uid)) is not None:
+            worker.refresh()
+
     def get(self, uid: str) -> Worker:
         """The worker of that pod. Raises NotFoundError."""
         try:

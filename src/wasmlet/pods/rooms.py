@@ -18,7 +18,7 @@ from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.restarts import BackOff
 from wasmlet.sandbox.artifacts import Artifacts
 from wasmlet.sandbox.engines import Engines
-from wasmlet.sandbox.network import Addresses
+from wasmlet.sandbox.network import Addresses, NodeAddress
 from wasmlet.volumes.projected import Tokens
 
 
@@ -35,6 +35,8 @@ class Settings:
         sync_seconds: After how long a step that failed for other reasons is tried again (kubelet: 10 s).
         probe_scale: Tests shorten the periods of probes by it; 1 is real time.
         unwatched_seconds: How long an ended pod whose terminal is gone is kept for a terminal that comes back.
+        refresh_seconds: How often the files of configMap, secret, projected and downwardAPI volumes are brought up to
+            date, beside the moments when an object is known to have changed (kubelet: 60 to 90 s).
         allocatable: Node allocatable by resource, for resourceFieldRef without a limit; quantities.
     """
 
@@ -46,6 +48,7 @@ class Settings:
     sync_seconds: float = 10.0
     probe_scale: float = 1.0
     unwatched_seconds: float = 2.0
+    refresh_seconds: float = 75.0
     allocatable: dict[str, str] = field(default_factory=dict)
 
 
@@ -94,5 +97,5 @@ class Rooms:
     tokens: Tokens | None = None
     service_variables: Callable[[Pod], Mapping[str, str]] = _no_variables
     clock: Clock = system_clock
-    addresses: Addresses = field(default_factory=Addresses)
+    addresses: Addresses | NodeAddress = field(default_factory=Addresses)
     turns: Turns = field(default_factory=Turns)

@@ -116,6 +116,7 @@ class Starter:
             self._tell_failure(container, own.failure)
             return
         own.failure = None
+        self._worker.tell("Normal", "Created", "Container created", container=container.name)
         self._worker.tell("Normal", "Started", "Container started", container=container.name)
 
     # --- before the attempt is saved ----------------------------------------------------------------------------------
@@ -153,9 +154,12 @@ class Starter:
         )
 
     async def _image(self, container: Container) -> Image:
-        started = self._rooms.clock()
+        started, told = self._rooms.clock(), list[str]()
 
         def progress(each: library.Progress) -> None:
+            if not told:
+                told.append(f'Pulling image "{container.image}"')
+                self._worker.tell("Normal", "Pulling", told[0], container=container.name)
             news = Progress(
                 container=container.name, stage="pull", subject=container.image,
                 done_bytes=each.received_bytes, total_bytes=each.total_bytes,

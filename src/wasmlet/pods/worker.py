@@ -52,6 +52,7 @@ class Worker:
         self.places = Places(rooms.settings.directory, rooms.settings.log_directory, bundle.pod)
         self._rooms = rooms
         self._fresh = fresh
+        self._refresh_at = rooms.clock() + rooms.settings.refresh_seconds
         self._changed = asyncio.Event()
         self._ending = asyncio.Event()
         self._status: PodStatus | None = None
@@ -90,6 +91,11 @@ class Worker:
             self.end(grace_seconds=pod.metadata.deletion_grace_period_seconds, remove=False)
         self._changed.set()
 
+    def refresh(self) -> None:
+        """An object that the pod mounts may be another: its files follow."""
+        self._refresh_at = 0.0
+        self._changed.set()
+
     def end(self, *, grace_seconds: float | None, remove: bool) -> None:
         """Have the pod end; None takes its own grace. Asking again can only shorten the time (contract 4.7)."""
         own = self.bundle.pod.spec.termination_grace_period_seconds
@@ -116,6 +122,7 @@ class Worker:
                 await self._observe()
                 if self.is_gone:
                     return
+                await self._refresh_volumes()
                 self._prober.sync(self.bundle.pod, self.facts, fresh=self._fresh)
                 self._fresh = True
                 await self._do(plan.next_step(self.view()))
@@ -160,7 +167,20 @@ class Worker:
             logger.error("saving facts failed", extra={"pod": self.bundle.uid, "error": str(error)})
         self._rooms.listener.changed(self.bundle.uid)
 
+    async def _refresh_volumes(self) -> None:
+        """Bring mounted configuration up to date, now and then and when it was told (contract 6.4)."""
+        if plan.stage(self.view()) is not plan.Stage.RUNNING or self._rooms.clock() < self._refresh_at:
+            return
+        self._refresh_at = self._rooms.clock() + self._rooms.settings.refresh_seconds
+        try:
+            for volume in self.bundle.pod.spec.volumes:
+                await self._starter.set_up_volume(volume)
+        except (WasmletError, OSError) as error:
+            self.tell("Warning", "FailedMount", str(error))
+
     async def _wait(self, until: float | None) -> None:
+        if plan.stage(self.view()) is plan.Stage.RUNNING and self.bundle.pod.spec.volumes:
+            until = self._refresh_at if until is None else min(until, self._refresh_at)
         seconds = None if until is None else max(0.0, until - self._rooms.clock())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):

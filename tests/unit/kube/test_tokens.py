@@ -32,7 +32,7 @@ def now(api: FakeApi) -> Now:
 
 @pytest.fixture
 def source(client: Client, now: Now) -> TokenSource:
-    return TokenSource(client, now=now, jitter=lambda: 1.0, forbidden_seconds=0.5)
+    return TokenSource(client, now=now, jitter=lambda: 1.0, forbidden_seconds=2.0)
 
 
 async def test_a_token_is_bound_to_its_pod(api: FakeApi, source: TokenSource) -> None:

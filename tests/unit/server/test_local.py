@@ -65,7 +65,7 @@ async def test_a_pods_life(agent: Agent, client: Client) -> None:
     (run,) = account["runs"]
     assert (run["container"], run["attempt"], run["started"], run["exitCode"]) == ("main", 0, True, None)
     assert run["log"] == str(agent.worker(submitted).places.log_file("main", 0))
-    assert [each["reason"] for each in account["news"]] == ["Pulled", "Started"]
+    assert [each["reason"] for each in account["news"]] == ["Pulled", "Created", "Started"]
     assert await client.call("DELETE", f"/pods/{submitted.uid}?remove=false&gracePeriodSeconds=3") == (202, {})
     await agent.until_ended(submitted)
     _, account = await client.call("GET", f"/pods/{submitted.uid}")

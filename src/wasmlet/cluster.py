@@ -1,0 +1,259 @@
+"""The cluster half of the composition root: this agent as a node.
+
+`connect` gives the rooms what they need from the API server; `run` keeps the node, its pods and the kubelet API going
+beside what `agent` has built. Without a cluster nothing of this is imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from wasmlet.base.errors import WasmletError
+from wasmlet.base.files import write_atomically
+from wasmlet.kube import kubeconfig
+from wasmlet.kube.client import Client
+from wasmlet.kube.events import Recorder, about_pod
+from wasmlet.kube.kubeconfig import Access
+from wasmlet.kube.objects import Objects
+from wasmlet.kube.objects_cache import ClusterObjects
+from wasmlet.kube.services import Services
+from wasmlet.kube.tokens import TokenSource, Wanted
+from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
+from wasmlet.node import addresses, bootstrap
+from wasmlet.node.composition import Node
+from wasmlet.node.report import Sources
+from wasmlet.node.settings import Settings as NodeSettings
+from wasmlet.pods.accounts import News, Progress
+from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.dispatch import Dispatch
+from wasmlet.pods.references import references_of
+from wasmlet.pods.report import Reporter
+from wasmlet.pods.rooms import Listener
+from wasmlet.pods.source import ApiSource
+from wasmlet.server.authentication import Authenticator
+from wasmlet.server.authorization import Authorizer
+from wasmlet.server.hub import Hub
+from wasmlet.server.kubelet import KubeletServer
+from wasmlet.server.kubelet import Settings as ServerSettings
+from wasmlet.server.reviews import ApiReviews
+from wasmlet.server.tls import TlsFiles
+
+CLIENT_CA_NAME = "client-ca.pem"
+REVIEWS_PER_SECOND = 20.0
+EVENTS_PER_SECOND = 50.0
+EVENTS_BURST = 100
+"""The kubelet's own limits for events (contract 1.6)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How this agent joins.
+
+    Attributes:
+        node: What the node is called and how it shows itself.
+        kubeconfig: The node's identity; written by bootstrapping when it is missing.
+        bootstrap_kubeconfig: Credentials that may only ask for an identity; None when there is one.
+    """
+
+    node: NodeSettings
+    kubeconfig: Path
+    bootstrap_kubeconfig: Path | None = None
+
+
+class Cluster:
+    """What the API server gives to the rooms, and a listener that tells it what happens."""
+
+    def __init__(self, settings: Settings, access: Access, *, host_ips: tuple[str, ...]) -> None:
+        self.settings = settings
+        self.host_ips = host_ips
+        self.client = Client(access)
+        self.recorder = Recorder(
+            self.client.sharing(queries_per_second=EVENTS_PER_SECOND, burst=EVENTS_BURST), host=settings.node.name
+        )
+        self.reporter = Reporter(self.client)
+        self.tokens = PodTokens(TokenSource(self.client))
+        self.services = Services(self.client)
+        self.dispatch: Dispatch | None = None
+        self._objects = ClusterObjects(self.client, on_change=self._object_changed)
+        self._access = access
+
+    def __repr__(self) -> str:
+        return f"<Cluster {self.settings.node.name} {self.client!r}>"
+
+    def objects(self, bundle: Bundle) -> Objects:
+        """The cluster's for its pods; what came with a bundle for the others."""
+        if bundle.source != "api":
+            return bundle.documents()
+        for kind, name in references_of(bundle.pod):
+            self._objects.acquire(bundle.uid, kind, bundle.pod.metadata.namespace, name)
+        return self._objects
+
+    def service_variables(self, pod: Pod) -> Mapping[str, str]:
+        """What the Services add to the environment of the pod's containers."""
+        return self.services.variables(pod.metadata.namespace, links=pod.spec.enable_service_links is not False)
+
+    def release(self, uid: str) -> None:
+        """The pod is gone."""
+        self._objects.release(uid)
+        self.tokens.release(uid)
+        self.reporter.forget(uid)
+
+    def _object_changed(self, uid: str) -> None:
+        if self.dispatch is not None:
+            self.dispatch.refresh(uid)
+
+    async def run(self, dispatch: Dispatch, hub: Hub) -> None:
+        """Be a node until cancelled.
+
+        Raises:
+            UserError, ConflictError: The node cannot be ours as the settings want it.
+        """
+        try:
+            await self._run(dispatch, hub)
+        except* WasmletError as errors:
+            raise _first(errors) from None
+
+    async def _run(self, dispatch: Dispatch, hub: Hub) -> None:
+        self.dispatch = dispatch
+        server = self._server(dispatch, hub)
+        client_ca = self._client_ca()
+
+        def rotate(pem: Path) -> None:
+            server.rotate(TlsFiles(certificate=pem, key=pem, client_ca=client_ca))
+
+        source = ApiSource(self.client, dispatch, node_name=self.settings.node.name)
+        ours = bootstrap.is_ours(self._access, self.settings.node.pki_directory)
+        node = Node(
+            dataclasses.replace(self.settings.node, rotates_client_certificate=ours),
+            self.client,
+            self.recorder,
+            sources=Sources(problems=lambda: () if source.has_synced else ("the pods of this node are not known yet",)),
+            on_serving_certificate=rotate,
+        )
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self.client.close)
+            stack.push_async_callback(self._objects.close)
+            stack.push_async_callback(server.close)
+            await server.start(self.host_ips[0], self.settings.node.port)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.recorder.run(), name="events")
+                group.create_task(node.run(), name="node")
+                group.create_task(self.services.run(), name="services")
+                await node.synced.wait()
+                await self.services.synced.wait()
+                group.create_task(self.reporter.run(), name="status reports")
+                group.create_task(source.run(), name="pods of the API server")
+
+    def _server(self, dispatch: Dispatch, hub: Hub) -> KubeletServer:
+        reviews = ApiReviews(self.client.sharing(queries_per_second=REVIEWS_PER_SECOND, burst=int(REVIEWS_PER_SECOND)))
+        name = self.settings.node.name
+        return KubeletServer(
+            ServerSettings(), dispatch, hub, Authenticator(reviews), Authorizer(reviews, node_name=name)
+        )
+
+    def _client_ca(self) -> Path | None:
+        """The cluster's authority as a file: whoever it signed may call."""
+        authority = self._access.authority
+        if authority is None or isinstance(authority, Path):
+            return authority
+        path = self.settings.node.pki_directory / CLIENT_CA_NAME
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_atomically(path, authority)
+        return path
+
+
+def _first(errors: BaseExceptionGroup[WasmletError]) -> BaseException:
+    error: BaseException = errors
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+class PodTokens:
+    """Service account tokens for projected volumes."""
+
+    def __init__(self, source: TokenSource) -> None:
+        self._source = source
+
+    async def token(self, pod: Pod, projection: ServiceAccountTokenProjection) -> str:
+        """A token of the pod's account that is good for a while."""
+        meta = pod.metadata
+        wanted = Wanted(
+            namespace=meta.namespace,
+            pod=meta.name,
+            pod_uid=meta.uid,
+            service_account=pod.spec.service_account_name or "default",
+            audience=projection.audience,
+            expiration_seconds=projection.expiration_seconds or 3607,
+        )
+        return (await self._source.token(wanted)).value
+
+    def release(self, uid: str) -> None:
+        """The pod is gone."""
+        self._source.release(uid)
+
+
+class ClusterListener:
+    """Tells both: watchers of this machine, and the API server about its own pods."""
+
+    def __init__(self, hub: Listener, cluster: Cluster) -> None:
+        self._hub = hub
+        self._cluster = cluster
+
+    def changed(self, uid: str) -> None:
+        """The pod's status may be another."""
+        self._hub.changed(uid)
+        dispatch = self._cluster.dispatch
+        if dispatch is not None and dispatch.has(uid) and dispatch.get(uid).bundle.source == "api":
+            self._cluster.reporter.changed(dispatch.get(uid))
+
+    def removed(self, uid: str) -> None:
+        """The pod and all its files are gone."""
+        self._hub.removed(uid)
+        self._cluster.release(uid)
+
+    def is_watched(self, uid: str) -> bool:
+        """Whether somebody follows the pod now."""
+        return self._hub.is_watched(uid)
+
+    def news(self, pod: Pod, news: News) -> None:
+        """Something happened."""
+        self._hub.news(pod, news)
+        if pod.metadata.resource_version:  # only the API server gives one
+            field_path = _field_path(pod, news.container)
+            about = about_pod(pod, field_path=field_path)
+            self._cluster.recorder.record(about, type=news.kind, reason=news.reason, message=news.message)
+
+    def progress(self, uid: str, progress: Progress) -> None:
+        """Long work goes on; nothing that the API server has a place for."""
+        self._hub.progress(uid, progress)
+
+
+def _field_path(pod: Pod, container: str) -> str:
+    if not container:
+        return ""
+    inits = {each.name for each in pod.spec.init_containers}
+    return f"spec.{'initContainers' if container in inits else 'containers'}{{{container}}}"
+
+
+async def connect(settings: Settings) -> Cluster:
+    """An identity for the node (asked for, where there is none) and what comes with it.
+
+    Raises:
+        UserError: The credentials cannot be used, or were refused.
+        RetryableError: The API server, or the approval, did not come.
+    """
+    node = settings.node
+    joining = bootstrap.Joining(node=node.name, kubeconfig=settings.kubeconfig, pki_directory=node.pki_directory)
+    access = bootstrap.usable(joining)
+    if access is None and settings.bootstrap_kubeconfig is not None:
+        access = await bootstrap.bootstrap(joining, kubeconfig.load(settings.bootstrap_kubeconfig))
+    if access is None:
+        access = kubeconfig.load(settings.kubeconfig)
+    host_ips = await addresses.find(configured=node.node_ips, name=node.name)
+    return Cluster(settings, access, host_ips=host_ips)

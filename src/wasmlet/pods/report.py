@@ -1,0 +1,121 @@
+"""PodStatus → API server: one patch for each change that matters, newest wins (kubelet-contract 4.3).
+
+`Reporter` listens to workers; a few tasks send what changed. A pod that is gone here and being deleted there is removed
+from the API server only when its final status has been taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError
+from wasmlet.kube.client import Client
+from wasmlet.kube.errors import OutdatedError
+from wasmlet.kube.resources import PODS
+from wasmlet.kube.types import Pod, PodStatus
+from wasmlet.pods.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+SENDERS = 8
+RESYNC_SECONDS = 10.0
+"""A report that failed is tried again after this (the kubelet's status manager)."""
+
+
+class Reporter:
+    """Sends the statuses of pods that the API server knows.
+
+    Args:
+        resync_seconds: Tests shorten it.
+    """
+
+    def __init__(self, client: Client, *, resync_seconds: float = RESYNC_SECONDS) -> None:
+        self._client = client
+        self._resync_seconds = resync_seconds
+        self._waiting: dict[str, Worker] = {}
+        self._some = asyncio.Event()
+        self._busy: set[str] = set()
+        self._sent: dict[str, dict[str, Any]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Reporter waiting={len(self._waiting)} busy={len(self._busy)}>"
+
+    def changed(self, worker: Worker) -> None:
+        """The pod's status may be another."""
+        self._waiting[worker.bundle.uid] = worker
+        self._some.set()
+
+    def forget(self, uid: str) -> None:
+        """The pod is gone from the API server."""
+        self._waiting.pop(uid, None)
+        self._sent.pop(uid, None)
+
+    async def run(self) -> None:
+        """Send, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(SENDERS):
+                group.create_task(self._send_all(), name=f"status sender {number}")
+
+    async def _send_all(self) -> None:
+        while True:
+            worker = self._take()
+            if worker is None:
+                self._some.clear()
+                await self._some.wait()
+                continue
+            uid = worker.bundle.uid
+            self._busy.add(uid)
+            try:
+                await self.report(worker)
+            except (NotFoundError, OutdatedError):
+                self.forget(uid)  # the object is gone, or its name belongs to another pod
+            except WasmletError as error:
+                level = logging.INFO if isinstance(error, RetryableError) else logging.ERROR
+                logger.log(level, "reporting failed", extra={"pod": uid, "error": str(error)})
+                asyncio.get_running_loop().call_later(self._resync_seconds, self.changed, worker)
+            finally:
+                self._busy.discard(uid)
+                self._some.set()
+
+    def _take(self) -> Worker | None:
+        """The next pod that nobody is sending for."""
+        for uid in self._waiting:
+            if uid not in self._busy:
+                return self._waiting.pop(uid)
+        return None
+
+    async def report(self, worker: Worker) -> None:
+        """Bring the API server's status up to date; delete the object when nothing is left of the pod here."""
+        pod = worker.bundle.pod
+        meta = pod.metadata
+        status: dict[str, Any] = msgspec.to_builtins(worker.status())
+        before = self._sent.get(meta.uid)
+        if status != (before if before is not None else _known(pod)):
+            body = {"metadata": {"uid": meta.uid}, "status": patch(before or _known(pod), status)}
+            await self._client.patch(PODS, meta.name, body, namespace=meta.namespace, subresource="status")
+            self._sent[meta.uid] = status
+        if worker.is_gone and meta.deletion_timestamp is not None:
+            await self._client.delete(PODS, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0)
+
+
+def patch(before: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
+    """The strategic merge patch from one status to the next: fields that went are null, addresses replace.
+
+    podIPs merges by `ip`, so an address that went would stay without `$patch: replace` (contract 4.3).
+    """
+    changed = {key: value for key, value in status.items() if before.get(key) != value}
+    changed |= {key: None for key in before if key not in status}
+    for key in ("podIPs", "hostIPs"):
+        if before.get(key) and changed.get(key):
+            changed[key] = [*changed[key], {"$patch": "replace"}]
+    return changed
+
+
+def _known(pod: Pod) -> dict[str, Any]:
+    """What the API server had when the pod was last seen."""
+    status: PodStatus = pod.status
+    return dict(msgspec.to_builtins(status))

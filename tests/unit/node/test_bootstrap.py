@@ -1,0 +1,154 @@
+"""From credentials that may only ask, to an identity on disk; over real HTTP."""
+
+import json
+import stat
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from tests.support.fake_api import Authorities, FakeApi, status
+from tests.unit.node.authority import Authority
+from wasmlet.base.errors import ConflictError, UserError
+from wasmlet.kube import kubeconfig
+from wasmlet.node import bootstrap, keys
+from wasmlet.node.bootstrap import Joining
+
+PLURAL = "certificatesigningrequests"
+
+
+@pytest.fixture
+def joining(tmp_path: Path) -> Joining:
+    return Joining(node="n", kubeconfig=tmp_path / "a" / "kubeconfig", pki_directory=tmp_path / "pki")
+
+
+def approves(api: FakeApi, answer: dict[str, Any] | None = None) -> None:
+    """Answer each request at once, or with `answer` as its status."""
+    authority = Authority()
+
+    async def behave(request: web.Request) -> web.StreamResponse | None:
+        if request.method != "POST" or not request.path.endswith(PLURAL):
+            return None
+        document = await request.json()
+        if (PLURAL, document["metadata"]["name"]) in known:
+            return status(409, "AlreadyExists", "there")
+        known.add((PLURAL, document["metadata"]["name"]))
+        done = authority.answered(document) if answer is None else document | {"status": answer}
+        return web.json_response(await api.put(PLURAL, done), status=201)
+
+    known: set[tuple[str, str]] = set()
+    api.behaviours.append(behave)
+
+
+async def test_an_identity_is_made(api: FakeApi, joining: Joining) -> None:
+    approves(api)
+    access = await bootstrap.bootstrap(joining, replace(api.access, token="t", authority=b"PEM"))
+    written = yaml.safe_load(joining.kubeconfig.read_text())
+    assert written["clusters"][0]["cluster"]["server"] == api.url
+    pair = joining.pki_directory / "wasmlet-client-current.pem"
+    assert written["users"][0]["user"] == {"client-certificate": str(pair), "client-key": str(pair)}
+    assert stat.S_IMODE(joining.kubeconfig.stat().st_mode) == 0o600
+    assert bootstrap.node_of(access) == "n"
+    assert bootstrap.is_ours(access, joining.pki_directory)
+    assert not bootstrap.is_ours(api.access, joining.pki_directory)
+    assert bootstrap.usable(joining) == access == kubeconfig.load(joining.kubeconfig)
+    assert not list(joining.pki_directory.glob("*.tmp"))
+
+
+async def test_a_crash_before_the_answer_asks_for_the_same(api: FakeApi, joining: Joining) -> None:
+    approves(api, {})
+    with pytest.raises(Exception, match="nobody answered"):
+        await bootstrap.bootstrap(replace(joining, approval_seconds=0.05), api.access)
+    names = {json.loads(each.body)["metadata"]["name"] for each in api.asked("POST")}
+    sent = json.loads(api.asked("POST")[0].body)
+    await api.put(PLURAL, Authority().answered(sent))
+    await bootstrap.bootstrap(joining, api.access)
+    assert names == {json.loads(each.body)["metadata"]["name"] for each in api.asked("POST")}
+
+
+async def test_a_denied_request_is_not_asked_again(api: FakeApi, joining: Joining) -> None:
+    approves(api, {"conditions": [{"type": "Denied", "status": "True"}]})
+    for _ in range(2):
+        with pytest.raises(UserError, match="was denied"):
+            await bootstrap.bootstrap(joining, api.access)
+    assert len({each.body for each in api.asked("POST")}) == 2
+    assert not joining.kubeconfig.exists()
+
+
+async def test_it_waits_for_a_server_that_starts(
+    api: FakeApi, joining: Joining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "SERVER_RETRY_SECONDS", 0.01)
+    approves(api)
+    left = 3
+
+    async def behave(request: web.Request) -> web.StreamResponse | None:
+        nonlocal left
+        left -= 1
+        if request.path != "/healthz":
+            return None
+        return web.Response(status=500) if left > 0 else web.Response(text="ok")
+
+    api.behaviours.insert(0, behave)
+    assert bootstrap.node_of(await bootstrap.bootstrap(joining, api.access)) == "n"
+
+
+@pytest.mark.parametrize(("ready", "is_refused"), [("True", True), ("Unknown", False), ("False", False)])
+async def test_a_living_namesake_ends_a_join(api: FakeApi, joining: Joining, ready: str, is_refused: bool) -> None:
+    approves(api)
+    await api.put("nodes", {
+        "metadata": {"name": "n"}, "status": {"conditions": [{"type": "Ready", "status": ready}]},
+    })  # fmt: skip
+    if is_refused:
+        with pytest.raises(ConflictError, match="Ready in the cluster already"):
+            await bootstrap.bootstrap(joining, api.access, refuses_namesake=True)
+        assert api.asked("POST") == []
+    else:
+        await bootstrap.bootstrap(joining, api.access, refuses_namesake=True)
+
+
+# --- what is there already --------------------------------------------------------------------------------------------
+
+
+def write_identity(joining: Joining, *, node: str = "n", begin: datetime | None = None) -> None:
+    key = keys.new_key()
+    pem = Authority().sign(
+        keys.request(key, keys.Subject(node=node)), begin=begin or datetime.now(UTC), life=timedelta(hours=1)
+    )
+    pair = bootstrap.client_store(joining.pki_directory).save(pem, key, now=0.0)
+    bootstrap.write_kubeconfig(joining.kubeconfig, Authorities.make().access("https://127.0.0.1:1"), pair)
+
+
+def test_what_is_usable(joining: Joining) -> None:
+    assert bootstrap.usable(joining) is None
+    write_identity(joining)
+    assert bootstrap.usable(joining)
+    write_identity(joining, begin=datetime.now(UTC) - timedelta(hours=2))
+    assert bootstrap.usable(joining) is None
+    (joining.pki_directory / "wasmlet-client-current.pem").unlink()
+    assert bootstrap.usable(joining) is None
+
+
+def test_another_nodes_certificate_is_told(joining: Joining) -> None:
+    write_identity(joining, node="other")
+    with pytest.raises(UserError, match=r"for the node 'other', not for 'n'; run with --node-name other"):
+        bootstrap.usable(joining)
+
+
+async def test_joining_twice_changes_nothing_and_another_cluster_is_refused(joining: Joining) -> None:
+    write_identity(joining)
+    token = "abcdef.0123456789abcdef"
+    access = await bootstrap.join(joining, server="127.0.0.1:1", token=token, ca_hashes=())
+    assert access.server == "https://127.0.0.1:1"
+    with pytest.raises(ConflictError, match=r"has joined https://127\.0\.0\.1:1 already"):
+        await bootstrap.join(joining, server="127.0.0.1:2", token=token, ca_hashes=())
+
+
+def test_a_directory_that_cannot_be_written(joining: Joining) -> None:
+    joining.kubeconfig.parent.touch()
+    with pytest.raises(UserError, match="cannot write the kubeconfig"):
+        bootstrap.write_kubeconfig(joining.kubeconfig, Authorities.make().access("https://x"), Path("/pair"))

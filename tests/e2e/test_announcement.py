@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,13 @@ spec:
 """
 
 
+def free_port() -> str:
+    """A port for the kubelet API; several tests may run at once on one machine."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return str(probe.getsockname()[1])
+
+
 class Node:
     """wasmlet, joined to a cluster by a bootstrap token."""
 
@@ -51,7 +59,7 @@ class Node:
 
     def start(self) -> None:
         """Start the agent, and wait until the cluster finds it ready."""
-        self.process = self.wasmlet.start("node", "--node-name", "krustlet", "--port", "10931", output=self.log)
+        self.process = self.wasmlet.start("node", "--node-name", "krustlet", "--port", free_port(), output=self.log)
         nodes = ("get", "nodes", "-o", "name")
         eventually_now(lambda: "node/krustlet" in self.kubectl(*nodes), "registered", seconds=40)
         self.kubectl("wait", "--for=condition=Ready", "node/krustlet", "--timeout=40s")

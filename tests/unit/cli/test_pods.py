@@ -46,7 +46,7 @@ def test_a_pods_life_from_outside(command: Command) -> None:
     assert inspected["pod"]["spec"]["containers"][0]["image"] == f"file:{guest('sleep')}"
     assert inspected["pod"]["status"]["phase"] == "Running"
     assert inspected["runs"][0]["attempt"] == 0
-    assert [news["reason"] for news in inspected["news"]] == ["Pulled", "Started"]
+    assert [news["reason"] for news in inspected["news"]] == ["Pulled", "Created", "Started"]
     assert command.succeed("logs", "mine") == "ready\n"
     assert command.succeed("stop", "mine") == "mine\n"
     assert command.pods()[0]["status"]["phase"] == "Failed"

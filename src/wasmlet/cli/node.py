@@ -36,6 +36,7 @@ KUBECONFIG_NAME = "kubeconfig"
 )
 @click.option("--provider-id", default="", metavar="ID", help="spec.providerID.")
 @click.option("--max-pods", type=int, default=110, show_default=True)
+@click.option("--reserved", default="", metavar="cpu=1,memory=2Gi", help="What other programs of the machine keep.")
 @click.pass_obj
 def node_command(
     state: str | None,
@@ -87,6 +88,7 @@ def _cluster(
             taints=taints or node.DEFAULT_TAINTS,
             provider_id=options["provider_id"],
             max_pods=options["max_pods"],
+            reserved=node.parse_reserved(options["reserved"].split(",")) if options["reserved"] else {},
         ),
     )
 

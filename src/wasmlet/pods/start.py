@@ -124,7 +124,8 @@ class Starter:
     async def _prepare(self, container: Container, number: int) -> _Plan:
         with _stage("config"):
             for volume in self._worker.bundle.pod.spec.volumes:
-                await self.set_up_volume(volume)
+                if volume.name not in self._volumes:  # an earlier agent made it; the worker keeps it up to date
+                    await self.set_up_volume(volume)
         with _stage("image"):
             image = await self._image(container)
         with _stage("create"):

@@ -22,6 +22,7 @@ from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.objects import Objects
 from wasmlet.kube.objects_cache import ClusterObjects
 from wasmlet.kube.services import Services
+from wasmlet.kube.settings import Settings as KubeSettings
 from wasmlet.kube.tokens import TokenSource, Wanted
 from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
 from wasmlet.node import addresses, bootstrap
@@ -44,6 +45,11 @@ from wasmlet.server.reviews import ApiReviews
 from wasmlet.server.tls import TlsFiles
 
 CLIENT_CA_NAME = "client-ca.pem"
+QUERIES_PER_SECOND = 400.0
+QUERIES_BURST = 800
+"""A pod takes four to six requests (token, statuses), so a kubelet's own 50/s would let about ten start in a second;
+many small pods are what this node is for, and the API server has priority and fairness to defend itself."""
+
 REVIEWS_PER_SECOND = 20.0
 EVENTS_PER_SECOND = 50.0
 EVENTS_BURST = 100
@@ -71,7 +77,7 @@ class Cluster:
     def __init__(self, settings: Settings, access: Access, *, host_ips: tuple[str, ...]) -> None:
         self.settings = settings
         self.host_ips = host_ips
-        self.client = Client(access)
+        self.client = Client(access, settings=KubeSettings(queries_per_second=QUERIES_PER_SECOND, burst=QUERIES_BURST))
         self.recorder = Recorder(
             self.client.sharing(queries_per_second=EVENTS_PER_SECOND, burst=EVENTS_BURST), host=settings.node.name
         )

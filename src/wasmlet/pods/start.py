@@ -327,7 +327,7 @@ class Starter:
             termination_path=prepared.termination.relative if prepared.termination else "",
         )
         own.attempts.append(attempt)
-        facts.save(self._worker.places.pod, self._worker.facts)
+        self._worker.save_facts()
         for old in own.attempts[:-KEPT_ATTEMPTS]:
             self._remove_old(container.name, old.number)
         del own.attempts[:-KEPT_ATTEMPTS]

@@ -56,6 +56,7 @@ class Worker:
         self._changed = asyncio.Event()
         self._ending = asyncio.Event()
         self._status: PodStatus | None = None
+        self._written = b""
         self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
         self._starter = Starter(rooms, self)
 
@@ -84,9 +85,11 @@ class Worker:
 
     def update(self, pod: Pod) -> None:
         """The source has a newer state of the pod; a deletion that it tells begins here (contract 4.7)."""
+        is_new = _told(pod) != _told(self.bundle.pod)  # most updates are the echo of our own statuses
         self.bundle.pod = pod
-        with contextlib.suppress(OSError):  # it is told again after a restart
-            bundles.save(self.places.pod, self.bundle)
+        if is_new:
+            with contextlib.suppress(OSError):  # it is told again after a restart
+                bundles.save(self.places.pod, self.bundle)
         if pod.metadata.deletion_timestamp is not None:
             self.end(grace_seconds=pod.metadata.deletion_grace_period_seconds, remove=False)
         self._changed.set()
@@ -142,6 +145,7 @@ class Worker:
             case plan.Prepare():
                 with contextlib.suppress(InterruptedWorkError):
                     await self.unless_ending(self._prepare())
+                return  # may be done again after a crash: saved with the next fact
             case plan.Start(container=name, number=number):
                 with contextlib.suppress(InterruptedWorkError):
                     await self._starter.start(self._container(name), number)
@@ -162,10 +166,21 @@ class Worker:
     def _save(self) -> None:
         """A full disk must not stop a pod's life: the facts stay in memory and the next step saves them again."""
         try:
-            facts.save(self.places.pod, self.facts)
+            self.save_facts()
         except OSError as error:
             logger.error("saving facts failed", extra={"pod": self.bundle.uid, "error": str(error)})
         self._rooms.listener.changed(self.bundle.uid)
+
+    def save_facts(self) -> None:
+        """Write the facts, unless they are on disk as they are: a file takes about a millisecond of the event loop.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        content = msgspec.json.encode(self.facts)
+        if content != self._written:
+            facts.save(self.places.pod, self.facts)
+            self._written = content
 
     async def _refresh_volumes(self) -> None:
         """Bring mounted configuration up to date, now and then and when it was told (contract 6.4)."""
@@ -374,6 +389,12 @@ class Worker:
         """Give news of this pod to whoever listens."""
         news = News(moment=self._rooms.clock(), kind=kind, reason=reason, message=message, container=container)
         self._rooms.listener.news(self.bundle.pod, news)
+
+
+def _told(pod: Pod) -> tuple[object, ...]:
+    """What the source says of a pod, but for its status."""
+    meta = pod.metadata
+    return meta.generation, meta.deletion_timestamp, meta.deletion_grace_period_seconds, meta.labels, meta.annotations
 
 
 def _killing_text(step: plan.Stop, attempt: Attempt) -> str:

@@ -20,6 +20,9 @@ from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, Us
 from wasmlet.config import Config
 
 SOCKET_NAME = "agent.sock"
+KUBECONFIG_NAME = "kubeconfig"
+"""The identity that `wasmlet join` keeps in the state directory."""
+
 LOG_NAME = "agent.log"
 START_DEADLINE_SECONDS = 30.0
 START_POLL_SECONDS = 0.05
@@ -135,7 +138,16 @@ def start(config: Config) -> None:
     """Start an agent in the background and wait until it answers, or until it says why not.
 
     It is a session of its own, so that the terminal's end is not its end; it ends itself when nothing lives.
+
+    Raises:
+        UserError: The directory cannot be used, or is a node's, whose pods need an agent that knows the cluster.
+        WasmletError: The agent ended at its start.
     """
+    if (config.state / KUBECONFIG_NAME).exists():
+        raise UserError(
+            f"{config.state} is the state of a node of a cluster, and its agent does not run",
+            hint="start it with `wasmlet node`, or use another directory with --state",
+        )
     try:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = os.open(config.state / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

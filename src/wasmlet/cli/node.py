@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wasmlet import agent, config
+from wasmlet.cli.connect import KUBECONFIG_NAME
 
 if TYPE_CHECKING:
     from wasmlet.cluster import Settings as ClusterSettings
-
-KUBECONFIG_NAME = "kubeconfig"
 
 
 @click.command("node")

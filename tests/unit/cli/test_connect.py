@@ -132,3 +132,10 @@ def test_a_state_directory_that_cannot_be_made(command: Command, tmp_path: Path)
 def test_a_deep_state_directory_is_no_matter(command: Command) -> None:
     command.state = command.state / ("deep" * 20) / ("deeper" * 20)
     assert command.run("run", str(guest("hello"))).stdout == b"hello\n"
+
+
+def test_a_nodes_state_is_not_served_by_the_way(command: Command) -> None:
+    (command.state / "kubeconfig").write_text("{}")
+    refused = command.run("run", str(guest("hello")))
+    assert refused.returncode == 2
+    assert b"wasmlet node" in refused.stderr

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FULL_DISK_RETRY_SECONDS = 1.0
+MOUNT_RETRY_SECONDS = 0.25
+"""Doubled at each failure, so the first wait is the kubelet's half second; the sync period is the longest here."""
 
 
 class Worker:
@@ -232,12 +234,14 @@ class Worker:
 
     def _volume_failed(self, error: Exception) -> None:
         before, now = self.facts.volume_failure, self._rooms.clock()
+        count = 1 + (before.count if before is not None else 0)
+        wait = MOUNT_RETRY_SECONDS * 2 ** min(count, 10)
         fault = error.fault.value if isinstance(error, WasmletError) else "wasmlet"
         self.facts.volume_failure = Failure(
             stage="volumes", shown="ContainerCreating", message=str(error), at=now, fault=fault,
             not_found=isinstance(error, NotFoundError), error=str(error),
             cause=error.reason if isinstance(error, WasmletError) else "FailedMount",
-            count=1 + (before.count if before else 0), retry_at=now + self._rooms.settings.sync_seconds,
+            count=count, retry_at=now + min(self._rooms.settings.sync_seconds, wait),
         )  # fmt: skip
         self.tell("Warning", "FailedMount", str(error))
 
@@ -373,6 +377,7 @@ class Worker:
             attempt.unhealthy = Unhealthy(
                 probe=key.kind, at=self._rooms.clock(), grace_seconds=self._probe_grace(key.container, key.kind)
             )
+        self._save()  # what a status has shown must not be forgotten with the agent
         self._changed.set()
 
     def _probe_grace(self, name: str, kind: str) -> float | None:

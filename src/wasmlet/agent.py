@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wasmlet.base.errors import ConflictError, UserError
-from wasmlet.config import Config
+from wasmlet.config import Config, make_state_directory
 from wasmlet.images import credentials
 from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
@@ -90,21 +90,6 @@ def logins() -> tuple[Credential, ...]:
     except (UserError, RuntimeError) as error:
         logger.warning("no credentials", extra={"error": str(error)})
         return ()
-
-
-def make_state_directory(config: Config) -> None:
-    """Make the state directory; it holds Secrets, so only its owner may enter.
-
-    Raises:
-        UserError: It cannot be made or entered.
-    """
-    try:
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.listdir(config.state)
-    except OSError as error:
-        raise UserError(
-            f"cannot use the state directory {config.state}: {error.strerror}", hint="choose another with --state"
-        ) from error
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wasmlet.base.errors import WasmletError
+from wasmlet.base.errors import WasmletError, first_of
 from wasmlet.base.files import write_atomically
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
@@ -122,7 +122,7 @@ class Cluster:
         try:
             await self._run(dispatch, hub)
         except* WasmletError as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
 
     async def _run(self, dispatch: Dispatch, hub: Hub) -> None:
         self.dispatch = dispatch
@@ -171,13 +171,6 @@ class Cluster:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_atomically(path, authority)
         return path
-
-
-def _first(errors: BaseExceptionGroup[WasmletError]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 class PodTokens:

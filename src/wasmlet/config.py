@@ -70,6 +70,21 @@ def load(*, state: str | None = None, environment: Mapping[str, str] | None = No
     return Config(state=directory.absolute(), file=_read_file(_file_path(environment)))
 
 
+def make_state_directory(config: Config) -> None:
+    """Make the state directory; it holds Secrets, so only its owner may enter.
+
+    Raises:
+        UserError: It cannot be made or entered.
+    """
+    try:
+        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.listdir(config.state)
+    except OSError as error:
+        raise UserError(
+            f"cannot use the state directory {config.state}: {error.strerror}", hint="choose another with --state"
+        ) from error
+
+
 def _default_state(environment: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/wasmlet")

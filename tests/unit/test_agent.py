@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 from wasmlet import agent
 from wasmlet.base.errors import ConflictError, UserError
 from wasmlet.cli.connect import Agent
-from wasmlet.config import Config, File
+from wasmlet.config import Config, File, make_state_directory
 from wasmlet.pods.accounts import Account
 from wasmlet.pods.dispatch import Dispatch
 
@@ -36,11 +36,11 @@ def test_one_holder_at_a_time(config: Config) -> None:
 
 def test_a_state_directory_is_its_owners_only(tmp_path: Path) -> None:
     config = Config(state=tmp_path / "a" / "b", file=File())
-    agent.make_state_directory(config)
+    make_state_directory(config)
     assert config.state.stat().st_mode & 0o777 == 0o700
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot use the state directory"):
-        agent.make_state_directory(Config(state=tmp_path / "file", file=File()))
+        make_state_directory(Config(state=tmp_path / "file", file=File()))
 
 
 # --- idleness ---------------------------------------------------------------------------------------------------------

@@ -78,3 +78,10 @@ class GuestError(WasmletError):
     """The guest's program cannot be run (not Wasm, a missing import, a start that traps)."""
 
     fault = Fault.GUEST
+
+
+def first_of(errors: BaseExceptionGroup[WasmletError]) -> WasmletError:
+    """The first error of a group of tasks: the others are its siblings' ends."""
+    for each in errors.exceptions:
+        return first_of(each) if isinstance(each, BaseExceptionGroup) else each
+    raise AssertionError("a group is never empty")

@@ -17,7 +17,7 @@ import msgspec
 
 from wasmlet import __version__
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
-from wasmlet.config import Config
+from wasmlet.config import Config, make_state_directory
 
 SOCKET_NAME = "agent.sock"
 KUBECONFIG_NAME = "kubeconfig"
@@ -148,8 +148,8 @@ def start(config: Config) -> None:
             f"{config.state} is the state of a node of a cluster, and its agent does not run",
             hint="start it with `wasmlet node`, or use another directory with --state",
         )
+    make_state_directory(config)
     try:
-        config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = os.open(config.state / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise UserError(

@@ -16,7 +16,7 @@ import click
 from wasmlet import agent, config
 from wasmlet.base import clock
 from wasmlet.base.errors import ConflictError, NotFoundError, UserError
-from wasmlet.cli.output import Table, output_option, print_json
+from wasmlet.cli.output import Table, output_option, print_json, shown_size
 from wasmlet.cli.pods import accounts, age
 from wasmlet.images.library import Library, Progress, StoredImage
 from wasmlet.images.reference import parse_remote
@@ -42,7 +42,7 @@ def images_command(state: str | None, output: str) -> None:
     table = Table("REFERENCE", "DIGEST", "SIZE", "AGE")
     for each in images:
         created = clock.to_text(clock.from_text(each.created)) if each.created else None
-        table.add(each.reference, each.digest[:19], _size(each.size_bytes), age(created))
+        table.add(each.reference, each.digest[:19], shown_size(each.size_bytes), age(created))
     table.print()
 
 
@@ -122,7 +122,7 @@ def rmi_command(state: str | None, references: tuple[str, ...]) -> None:
 
 
 def _library(settings: config.Config) -> Library:
-    agent.make_state_directory(settings)
+    config.make_state_directory(settings)
     return Library(agent.image_settings(settings))
 
 
@@ -143,13 +143,9 @@ def _progress() -> Callable[[Progress], None] | None:
     status.start()
 
     def show(each: Progress) -> None:
-        total = f" of {_size(each.total_bytes)}" if each.total_bytes else ""
-        status.update(f"pulling {each.reference}: {_size(each.received_bytes)}{total}")
+        total = f" of {shown_size(each.total_bytes)}" if each.total_bytes else ""
+        status.update(f"pulling {each.reference}: {shown_size(each.received_bytes)}{total}")
         if each.total_bytes and each.received_bytes >= each.total_bytes:
             status.stop()
 
     return show
-
-
-def _size(count: int) -> str:
-    return f"{count / 1_000_000:.1f} MB" if count >= 1_000_000 else f"{count / 1000:.1f} kB"

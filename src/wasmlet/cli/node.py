@@ -105,7 +105,7 @@ def join_command(state: str | None, server: str, token: str, ca_hashes: tuple[st
     from wasmlet.node import bootstrap
 
     settings = config.load(state=state)
-    agent.make_state_directory(settings)
+    config.make_state_directory(settings)
     joining = bootstrap.Joining(
         node=node_name or settings.node_name,
         kubeconfig=settings.state / KUBECONFIG_NAME,

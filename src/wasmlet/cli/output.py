@@ -45,6 +45,11 @@ def print_json(value: object) -> None:
     click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
 
 
+def shown_size(count: int) -> str:
+    """A number of bytes for a person: 51.3 kB, 2.6 MB."""
+    return f"{count / 1_000_000:.1f} MB" if count >= 1_000_000 else f"{count / 1000:.1f} kB"
+
+
 class Table:
     """Columns as kubectl prints them: upper-case headings, three spaces between, nothing cut."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from wasmlet.cli.output import shown_size
+
 if TYPE_CHECKING:
     from rich.status import Status
 
@@ -66,10 +68,6 @@ class ProgressLine:
 
 def _text(progress: Progress) -> str:
     if progress.stage == "compile":
-        return f"compiling {progress.subject} ({_size(progress.total_bytes)}), once; the next start is immediate"
-    total = f" of {_size(progress.total_bytes)}" if progress.total_bytes else ""
-    return f"pulling {progress.subject}: {_size(progress.done_bytes)}{total}"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1_000_000:.1f} MB" if count >= 1_000_000 else f"{count / 1000:.1f} kB"
+        return f"compiling {progress.subject} ({shown_size(progress.total_bytes)}), once; the next start is immediate"
+    total = f" of {shown_size(progress.total_bytes)}" if progress.total_bytes else ""
+    return f"pulling {progress.subject}: {shown_size(progress.done_bytes)}{total}"

@@ -9,8 +9,8 @@ Nouns:
 - A **manifest** (`manifest`) lists blobs; the **layout** (`layouts`) says which blob is the Wasm module. Both are pure.
 - The **store** (`store`, `ingest`) is an OCI image layout directory, shared by processes, readable by other tools.
 - **Local files** (`local`) are modules used where they lie.
-- The **library** (`library`) is the facade that pods and the command line use; `flights` lets many callers share one
-  download.
+- The **library** (`library`) is the facade that pods and the command line use; `base.flights` lets many callers share
+  one download.
 
 In: reference, pull policy, credentials, `Settings`. Out: `Image` (a file, its digest, its configuration) or an error
 whose reason is one that Kubernetes knows: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`.

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from wasmlet.base.errors import UserError, WasmletError
+from wasmlet.base.flights import Flight, Flights
 from wasmlet.images import layouts
 from wasmlet.images.credentials import Credential, matching
-from wasmlet.images.flights import Flight, Flights
 from wasmlet.images.layouts import ImageConfig, Layout, WasiOs
 from wasmlet.images.local import LocalFiles
 from wasmlet.images.manifest import (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
-from wasmlet.images.flights import Flight, Flights
+from wasmlet.base.flights import Flight, Flights
 from wasmlet.images.reference import LocalFile
 from wasmlet.images.threads import in_thread
 

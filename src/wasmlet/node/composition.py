@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from wasmlet.base.clock import Clock, system_clock
-from wasmlet.base.errors import WasmletError
+from wasmlet.base.errors import WasmletError, first_of
 from wasmlet.kube.client import Client
 from wasmlet.kube.events import Recorder, about_node
 from wasmlet.node.bootstrap import client_store
@@ -134,7 +134,7 @@ class Node:
                 group.create_task(self._lease.run(), name="node lease")
                 group.create_task(self._reporter.run(), name="node status")
         except* WasmletError as errors:
-            raise _first(errors) from None
+            raise first_of(errors) from None
 
     async def _register(self) -> NodeObject:
         knowledge = await self._reporter.look()
@@ -172,10 +172,3 @@ class Node:
 
 class _Version(msgspec.Struct, rename="camel"):
     git_version: str = ""
-
-
-def _first(errors: BaseExceptionGroup[WasmletError]) -> WasmletError:
-    """The first error: the others are its siblings' ends."""
-    for each in errors.exceptions:
-        return _first(each) if isinstance(each, BaseExceptionGroup) else each
-    raise AssertionError("a group is never empty")

@@ -190,13 +190,13 @@ class Worker:
             return
         self._refresh_at = self._rooms.clock() + self._rooms.settings.refresh_seconds
         try:
-            for volume in self.bundle.pod.spec.volumes:
+            for volume in filter(mount.is_followed, self.bundle.pod.spec.volumes):
                 await self._starter.set_up_volume(volume)
         except (WasmletError, OSError) as error:
             self.tell("Warning", "FailedMount", str(error))
 
     async def _wait(self, until: float | None) -> None:
-        if plan.stage(self.view()) is plan.Stage.RUNNING and self.bundle.pod.spec.volumes:
+        if plan.stage(self.view()) is plan.Stage.RUNNING and any(map(mount.is_followed, self.bundle.pod.spec.volumes)):
             until = self._refresh_at if until is None else min(until, self._refresh_at)
         seconds = None if until is None else max(0.0, until - self._rooms.clock())
         with contextlib.suppress(TimeoutError):

@@ -33,6 +33,8 @@ RECORD_NAME = "engine.json"
 LOG_NAME = "engine.log"
 START_DEADLINE_SECONDS = 10.0
 START_POLL_SECONDS = 0.002
+END_DEADLINE_SECONDS = 5.0
+"""How long an engine that has taken its end is waited for; milliseconds are usual."""
 RECONNECT_SECONDS = 0.1
 
 
@@ -83,6 +85,7 @@ class Handle:
     sequence: int = 0
     full: bool = False
     idle_timer: asyncio.TimerHandle | None = None
+    end: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<engine {self.record.id} pid={self.engine.pid} running={self.running}>"
@@ -135,12 +138,15 @@ class Engines:
             logger.info("engine adopted", extra={"engine": record.id, "running": handle.running})
 
     async def close(self, *, end_idle: bool = False) -> None:
-        """Let go of every engine; they go on. With `end_idle`, those without running sandboxes end."""
+        """Let go of every engine; they go on. With `end_idle`, those without running sandboxes have ended then."""
         for handle in self.handles:
             if handle.idle_timer is not None:
                 handle.idle_timer.cancel()
             if end_idle and not handle.running:
                 await self._end_if_idle(handle)
+        ending = [each.end for each in self.handles if end_idle and not each.running and each.end is not None]
+        if ending:
+            await asyncio.wait(ending, timeout=END_DEADLINE_SECONDS)
         await self._tasks.close()
         for handle in self.handles:
             await handle.client.close()
@@ -208,10 +214,6 @@ class Engines:
         with contextlib.suppress(NotFoundError, EngineGoneError):
             await handle.client.forget(identity)
         self._rest_if_idle(handle)
-
-    def stdin_socket(self, engine: str) -> Path:
-        """The socket at which a person's stdin is connected (POST /sandboxes/{id}/stdin)."""
-        return self._settings.directory / engine / SOCKET_NAME
 
     def _handle(self, engine: str) -> Handle:
         try:
@@ -287,7 +289,7 @@ class Engines:
         accounts = {sandbox.id: sandbox for sandbox in sandboxes}
         handle = Handle(record, client, engine, accounts, expected=set(accounts))
         self._handles[record.id] = handle
-        self._tasks.start(self._wait_for_end(handle, pidfd), name=f"engine {record.id} end")
+        handle.end = self._tasks.start(self._wait_for_end(handle, pidfd), name=f"engine {record.id} end")
         self._tasks.start(self._watch(handle), name=f"engine {record.id} events")
         self._rest_if_idle(handle)
         return handle

@@ -7,7 +7,7 @@ import collections
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from wasmlet.images.flights import Flight, Flights
+from wasmlet.base.flights import Flight, Flights
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

@@ -33,6 +33,7 @@ from wasmlet.pods.accounts import Account, Frame, Run
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.worker import Worker
+from wasmlet.sandbox.client import SOCKET_NAME as ENGINE_SOCKET_NAME
 from wasmlet.server.hub import Hub, Watch
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ class LocalServer:
                     attempt=attempt.number,
                     sandbox=attempt.id,
                     log=str(worker.places.log_file(name, attempt.number)),
-                    engine_socket=str(self._engines / attempt.engine / "engine.sock"),
+                    engine_socket=str(self._engines / attempt.engine / ENGINE_SOCKET_NAME),
                     started=attempt.started_at is not None,
                     exit_code=attempt.exit_code if attempt.finished_at is not None else None,
                 )

@@ -15,7 +15,7 @@ from wasmlet.volumes import atomic, config_map, downward_api, empty_dir, host_pa
 from wasmlet.volumes.fields import PodFields
 from wasmlet.volumes.volume import HostVolume
 
-__all__ = ["set_up", "tear_down", "volume_directory"]
+__all__ = ["is_followed", "set_up", "tear_down", "volume_directory"]
 
 VOLUMES = "volumes"
 
@@ -78,6 +78,11 @@ async def set_up(
     payload = await _collect(pod, volume, objects=objects, fields=fields, tokens=tokens)
     await asyncio.to_thread(_write, place, payload, group)
     return HostVolume(path=place, read_only=True, foreign=False)
+
+
+def is_followed(volume: Volume) -> bool:
+    """Whether its files come from objects, tokens or metadata, which may change while the pod lives."""
+    return any(getattr(volume, kind) is not None for kind in KIND_DIRECTORIES if kind != "empty_dir")
 
 
 async def tear_down(directory: Path) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from wasmlet.base.errors import RetryableError, UserError
-from wasmlet.images.flights import Flight, Flights
+from wasmlet.base.flights import Flight, Flights
 
 Test = Flights[str, str, int]
 

@@ -23,6 +23,7 @@ import aiohttp
 from yarl import URL
 
 from wasmlet.base.errors import RetryableError, UserError
+from wasmlet.base.sockets import Sockets
 from wasmlet.images.settings import Settings
 from wasmlet.images.threads import in_thread
 
@@ -85,6 +86,7 @@ class Transport:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._sockets = Sockets()
         self._starting = asyncio.Lock()
         self._checked: ssl.SSLContext | None = None
         self._unchecked: ssl.SSLContext | None = None
@@ -95,6 +97,7 @@ class Transport:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+        await self._sockets.closed()
 
     async def origin(self, registry: str) -> str:
         """`https://host[:port]` of a registry; `http://…` when it is one that may and does speak plain HTTP.
@@ -217,6 +220,7 @@ class Transport:
                 # Reading the system's authorities takes some 20 ms.
                 self._checked, self._unchecked = await in_thread(self._contexts)
                 self._session = aiohttp.ClientSession(
+                    connector=aiohttp.TCPConnector(socket_factory=self._sockets.make),
                     timeout=aiohttp.ClientTimeout(
                         total=None,
                         connect=self._settings.connect_timeout_seconds,

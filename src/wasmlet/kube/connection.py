@@ -19,6 +19,7 @@ from yarl import URL
 
 from wasmlet import __version__
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
+from wasmlet.base.sockets import Sockets
 from wasmlet.kube.credentials import Credentials, Identity, tls_context
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.settings import Settings
@@ -96,6 +97,7 @@ class Connection:
         self._access = access
         self._settings = settings
         self._credentials = Credentials(access)
+        self._sockets = Sockets()
         self._line: _Line | None = None
         self._starting = asyncio.Lock()
         self._is_closed = False
@@ -111,6 +113,7 @@ class Connection:
         if line is not None:
             line.is_retired = True
             await line.session.close()
+        await self._sockets.closed()
 
     async def rotate(self, access: Access | None = None) -> None:
         """Begin anew: whatever is opened from now on uses `access`, or what the files of the old one say now.
@@ -203,9 +206,13 @@ class Connection:
         context = None
         if access.server.startswith("https:"):
             context = await asyncio.to_thread(tls_context, access, identity)
+        if self._is_closed:
+            raise RetryableError(f"the connection to {access.server} was closed by wasmlet")
         session = aiohttp.ClientSession(
             # Watches are bounded by those who start them, requests by the client.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS),
+            connector=aiohttp.TCPConnector(
+                limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS, socket_factory=self._sockets.make
+            ),
             headers={"User-Agent": f"wasmlet/{__version__}", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=READ_SIZE,

@@ -7,6 +7,9 @@ the guest's program, the user's input, the cluster (API server, registry, networ
 from __future__ import annotations
 
 import enum
+from typing import TypeVar
+
+E = TypeVar("E", bound=Exception)
 
 
 class Fault(enum.Enum):
@@ -80,7 +83,7 @@ class GuestError(WasmletError):
     fault = Fault.GUEST
 
 
-def first_of(errors: BaseExceptionGroup[WasmletError]) -> WasmletError:
+def first_of(errors: BaseExceptionGroup[E]) -> E:
     """The first error of a group of tasks: the others are its siblings' ends."""
     for each in errors.exceptions:
         return first_of(each) if isinstance(each, BaseExceptionGroup) else each

@@ -78,11 +78,14 @@ class EventSettings:
         queue_size: Events that may wait; more are dropped. Default 1000.
         attempts: How often one event is sent. Default 12, and
         retry_seconds: the wait between two times, 10 (less, by chance, before the second): client-go's.
+        settle_seconds: How long the first of many waits. What an event tells of is more urgent than the telling, and
+            shall not share the core with it. Default 0.05.
     """
 
     queue_size: int = 1000
     attempts: int = 12
     retry_seconds: float = 10.0
+    settle_seconds: float = 0.05
 
 
 def about_pod(pod: Pod, *, field_path: str = "") -> Reference:
@@ -164,6 +167,7 @@ class Recorder:
                 self._idle.set()
                 self._news.clear()
                 await self._news.wait()
+                await asyncio.sleep(self._settings.settle_seconds)
             name = next(iter(self._waiting))
             report, is_new = self._waiting.pop(name)
             await self._send(report, is_new=is_new)

@@ -100,6 +100,11 @@ class ContainerFacts(Fact):
         """The newest attempt."""
         return self.attempts[-1] if self.attempts else None
 
+    @property
+    def has_started(self) -> bool:
+        """Whether a guest of it has ever run."""
+        return any(attempt.started_at is not None for attempt in self.attempts)
+
 
 class Deletion(Fact):
     """Somebody wants the pod to end; the smallest grace seen counts (contract 4.7).

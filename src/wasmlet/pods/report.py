@@ -22,6 +22,10 @@ from wasmlet.pods.worker import Worker
 logger = logging.getLogger(__name__)
 
 SENDERS = 8
+HOLD_SECONDS = 0.05
+"""A pod that is still starting is reported this long after it was first seen, or when it has got somewhere. Most pods
+run by then, and one request says it all."""
+
 RESYNC_SECONDS = 10.0
 """A report that failed is tried again after this (the kubelet's status manager)."""
 
@@ -40,19 +44,45 @@ class Reporter:
         self._some = asyncio.Event()
         self._busy: set[str] = set()
         self._sent: dict[str, dict[str, Any]] = {}
+        self._held: dict[str, float] = {}
+        self._ran: dict[str, dict[str, Any] | None] = {}
 
     def __repr__(self) -> str:
         return f"<Reporter waiting={len(self._waiting)} busy={len(self._busy)}>"
 
     def changed(self, worker: Worker) -> None:
         """The pod's status may be another."""
-        self._waiting[worker.bundle.uid] = worker
-        self._some.set()
+        if not self._is_held(worker):
+            self._keep_running(worker)
+            self._waiting[worker.bundle.uid] = worker
+            self._some.set()
+
+    def _keep_running(self, worker: Worker) -> None:
+        """Watchers are told that a pod runs, also when it ends before the report is on its way."""
+        if worker.bundle.uid not in self._ran and worker.has_started:
+            status = worker.status()
+            if status.phase != "Pending":
+                self._ran[worker.bundle.uid] = msgspec.to_builtins(status) if status.phase == "Running" else None
+
+    def _is_held(self, worker: Worker) -> bool:
+        loop, uid = asyncio.get_running_loop(), worker.bundle.uid
+        if uid not in self._held:
+            self._held[uid] = loop.time() + HOLD_SECONDS
+            loop.call_at(self._held[uid], self._hold_ends, worker)
+        return worker.is_starting and loop.time() < self._held[uid]
+
+    def _hold_ends(self, worker: Worker) -> None:
+        if worker.bundle.uid in self._held:
+            self._held[worker.bundle.uid] = 0.0
+            if worker.is_starting:
+                self.changed(worker)
 
     def forget(self, uid: str) -> None:
         """The pod is gone from the API server."""
         self._waiting.pop(uid, None)
         self._sent.pop(uid, None)
+        self._held.pop(uid, None)
+        self._ran.pop(uid, None)
 
     async def run(self) -> None:
         """Send, until cancelled."""
@@ -93,13 +123,25 @@ class Reporter:
         pod = worker.bundle.pod
         meta = pod.metadata
         status: dict[str, Any] = msgspec.to_builtins(worker.status())
-        before = self._sent.get(meta.uid)
-        if status != (before if before is not None else _known(pod)):
-            body = {"metadata": {"uid": meta.uid}, "status": patch(before or _known(pod), status)}
-            await self._client.patch(PODS, meta.name, body, namespace=meta.namespace, subresource="status")
-            self._sent[meta.uid] = status
+        if (ran := self._ran.get(meta.uid)) is not None:
+            if status["phase"] != "Running" and self._before(pod).get("phase", "Pending") == "Pending":
+                await self._send(pod, ran)
+            self._ran[meta.uid] = None
+        await self._send(pod, status)
         if worker.is_gone and meta.deletion_timestamp is not None:
             await self._client.delete(PODS, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0)
+
+    async def _send(self, pod: Pod, status: dict[str, Any]) -> None:
+        meta, before = pod.metadata, self._before(pod)
+        if status != before:
+            body = {"metadata": {"uid": meta.uid}, "status": patch(before, status)}
+            await self._client.patch(PODS, meta.name, body, namespace=meta.namespace, subresource="status")
+            self._sent[meta.uid] = status
+
+    def _before(self, pod: Pod) -> dict[str, Any]:
+        """What the API server has."""
+        sent = self._sent.get(pod.metadata.uid)
+        return sent if sent is not None else _known(pod)
 
 
 def patch(before: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:

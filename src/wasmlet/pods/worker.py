@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from wasmlet.base import beneath, clock
-from wasmlet.base.errors import NotFoundError, WasmletError
+from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
@@ -81,6 +81,19 @@ class Worker:
         """Whether it has ended and nothing is left to do but to remove it, when asked."""
         return plan.stage(self.view()) is plan.Stage.GONE
 
+    @property
+    def is_starting(self) -> bool:
+        """Whether there is nothing to tell of it yet: no container has started, and nothing went wrong."""
+        stages = (plan.Stage.NEW, plan.Stage.PREPARING, plan.Stage.RUNNING)
+        if plan.stage(self.view()) not in stages or self.facts.volume_failure is not None:
+            return False
+        return not self.has_started and all(own.failure is None for own in self.facts.containers.values())
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a guest of it has ever run."""
+        return any(own.has_started for own in self.facts.containers.values())
+
     def wake(self) -> None:
         """Something happened to one of its sandboxes."""
         self._changed.set()
@@ -144,6 +157,8 @@ class Worker:
         match step:
             case plan.Admit():
                 self._admit()
+                if self.facts.verdict is None:
+                    return  # saved with the next fact; until then nothing has come of it
             case plan.Prepare():
                 with contextlib.suppress(InterruptedWorkError):
                     await self.unless_ending(self._prepare())
@@ -219,18 +234,28 @@ class Worker:
         self.tell("Warning", refusal.reason, refusal.message)
 
     async def _prepare(self) -> None:
-        pod = self.bundle.pod
         try:
             self.facts.pod_ip = self._rooms.addresses.claim(self.bundle.uid)
-            for container in plan.all_containers(pod):
-                (self.places.logs / container.name).mkdir(mode=0o750, parents=True, exist_ok=True)
-            for volume in pod.spec.volumes:
-                await self._starter.set_up_volume(volume)
+            await self._make_directories()
         except (WasmletError, OSError) as error:
             self._volume_failed(error)
             return
         self.facts.volumes_at = self._rooms.clock()
         self.facts.volume_failure = None
+
+    async def _make_directories(self) -> None:
+        """Logs and volumes side by side: a token or a ConfigMap may have to come from the API server."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for volume in self.bundle.pod.spec.volumes:
+                    group.create_task(self._starter.set_up_volume(volume), name=f"volume {volume.name}")
+                await asyncio.to_thread(self._make_log_directories)
+        except* (WasmletError, OSError) as errors:
+            raise first_of(errors) from None
+
+    def _make_log_directories(self) -> None:
+        for container in plan.all_containers(self.bundle.pod):
+            (self.places.logs / container.name).mkdir(mode=0o750, parents=True, exist_ok=True)
 
     def _volume_failed(self, error: Exception) -> None:
         before, now = self.facts.volume_failure, self._rooms.clock()

@@ -91,6 +91,11 @@ class Handle:
         return f"<engine {self.record.id} pid={self.engine.pid} running={self.running}>"
 
     @property
+    def is_busy(self) -> bool:
+        """Whether any sandbox runs in it."""
+        return any(account.state != "exited" for account in self.accounts.values())
+
+    @property
     def running(self) -> int:
         """How many sandboxes run in it."""
         return sum(account.state != "exited" for account in self.accounts.values())
@@ -142,9 +147,9 @@ class Engines:
         for handle in self.handles:
             if handle.idle_timer is not None:
                 handle.idle_timer.cancel()
-            if end_idle and not handle.running:
+            if end_idle and not handle.is_busy:
                 await self._end_if_idle(handle)
-        ending = [each.end for each in self.handles if end_idle and not each.running and each.end is not None]
+        ending = [each.end for each in self.handles if end_idle and not each.is_busy and each.end is not None]
         if ending:
             await asyncio.wait(ending, timeout=END_DEADLINE_SECONDS)
         await self._tasks.close()
@@ -312,7 +317,7 @@ class Engines:
             return
         if handle.idle_timer is not None:
             handle.idle_timer.cancel()
-        if handle.running:
+        if handle.is_busy:
             logger.error("engine lost", extra={"engine": handle.record.id, "running": handle.running})
         pods = {account.pod_uid for account in handle.accounts.values()}
         await handle.client.close()
@@ -351,12 +356,12 @@ class Engines:
         if handle.idle_timer is not None:
             handle.idle_timer.cancel()
             handle.idle_timer = None
-        if not handle.running:
+        if not handle.is_busy:
             loop = asyncio.get_running_loop()
             handle.idle_timer = loop.call_later(self._settings.idle_seconds, self._end_later, handle)
 
     def _end_later(self, handle: Handle) -> None:
-        if not handle.running and handle.record.id in self._handles:
+        if not handle.is_busy and handle.record.id in self._handles:
             self._tasks.start(self._end_if_idle(handle), name=f"engine {handle.record.id} idle end")
 
     async def _end_if_idle(self, handle: Handle) -> None:

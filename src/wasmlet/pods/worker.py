@@ -157,8 +157,9 @@ class Worker:
         match step:
             case plan.Admit():
                 self._admit()
-                if self.facts.verdict is None:
-                    return  # saved with the next fact; until then nothing has come of it
+                if self.facts.verdict is None:  # saved with the next fact; until then nothing has come of it
+                    self._rooms.listener.changed(self.bundle.uid)
+                    return
             case plan.Prepare():
                 with contextlib.suppress(InterruptedWorkError):
                     await self.unless_ending(self._prepare())

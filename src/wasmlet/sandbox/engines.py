@@ -63,11 +63,15 @@ class PoolKey(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel"):
-    """The fact about an engine that outlives the agent; `pid` is 0 until it was started."""
+    """The fact about an engine that outlives the agent.
+
+    `pid` is 0 until it was started; `program` tells the engine's file from that of another release.
+    """
 
     id: str
     key: PoolKey
     pid: int = 0
+    program: str = ""
 
 
 @dataclass(eq=False)
@@ -140,6 +144,8 @@ class Engines:
                 await asyncio.to_thread(_end_silent, content, directory)
                 shutil.rmtree(directory, ignore_errors=True)
                 continue
+            # One of another release goes on with what it has; what is new goes to one of our own (design section 1).
+            handle.full = record.program != _fingerprint(self._program)
             logger.info("engine adopted", extra={"engine": record.id, "running": handle.running})
 
     async def close(self, *, end_idle: bool = False) -> None:
@@ -230,7 +236,7 @@ class Engines:
         identity = f"{key.namespace[:20]}-{os.urandom(4).hex()}"
         directory = self._settings.directory / identity
         directory.mkdir(mode=0o750)
-        record = Record(id=identity, key=key)
+        record = Record(id=identity, key=key, program=_fingerprint(self._program))
         try:
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             started = time.monotonic()
@@ -366,14 +372,23 @@ class Engines:
 
     async def _end_if_idle(self, handle: Handle) -> None:
         """The engine itself refuses while something runs in it, so a start that overtakes this is safe."""
-        handle.full = True
+        was_full, handle.full = handle.full, True
         try:
             await handle.client.shut_down()
             logger.info("engine ended idle", extra={"engine": handle.record.id})
         except EngineGoneError:
             pass
         except WasmletError:
-            handle.full = False
+            handle.full = was_full
+
+
+def _fingerprint(program: Path) -> str:
+    """What tells one build of the program from another."""
+    try:
+        found = program.stat()
+    except OSError:
+        return ""
+    return f"{found.st_size}-{found.st_mtime_ns}"
 
 
 def _end_silent(record: bytes, directory: Path) -> None:

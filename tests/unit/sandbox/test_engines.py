@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -74,6 +75,19 @@ async def test_a_full_engine_is_passed_over(sandboxes: Sandboxes) -> None:
     first = await sandboxes.engines.acquire(PoolKey("a"))
     first.full = True
     assert await sandboxes.engines.acquire(PoolKey("a")) is not first
+
+
+async def test_an_engine_of_another_release_goes_on_and_takes_nothing_new(sandboxes: Sandboxes, tmp_path: Path) -> None:
+    old, running = await sandboxes.put("sleep")
+    release = tmp_path / "wasmlet-engine"
+    shutil.copy(sandboxes.program, release)  # another file is another release
+    sandboxes.program = release
+    await sandboxes.restart()
+    (adopted,) = sandboxes.engines.handles
+    new = await sandboxes.engines.acquire(old.record.key)
+    assert new.engine.pid != old.engine.pid
+    await sandboxes.engines.stop(adopted.record.id, running, grace_seconds=0)
+    await eventually(lambda: state_of(sandboxes, adopted, running) == "exited", sandboxes.engines)
 
 
 async def test_engines_are_found_again(sandboxes: Sandboxes) -> None:

@@ -15,11 +15,12 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wasmlet.base.errors import ConflictError, UserError
+from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.config import Config, make_state_directory
 from wasmlet.images import credentials
 from wasmlet.images.credentials import Credential
@@ -149,7 +150,7 @@ async def serve(
                     os.write(ready_descriptor, b"\n")
                 os.close(ready_descriptor)
             gc.freeze()
-            await _until_the_end(idleness, dispatch, None if cluster is None else cluster.run(dispatch, hub))
+            await _until_the_end(idleness, dispatch, cluster, hub)
             logger.info("agent ending", extra={"state": str(config.state)})
 
 
@@ -210,12 +211,13 @@ def _joined(rooms: Rooms, hub: Hub, cluster: Cluster) -> Rooms:
         objects=cluster.objects,
         tokens=cluster.tokens,
         service_variables=cluster.service_variables,
+        refuse=cluster.shutdown.refuse,
         addresses=NodeAddress(cluster.host_ips[0]),
     )
 
 
-async def _until_the_end(idleness: Idleness, dispatch: Dispatch, node: Coroutine[Any, Any, None] | None) -> None:
-    """A signal, or idleness, or the node's own failure."""
+async def _until_the_end(idleness: Idleness, dispatch: Dispatch, cluster: Cluster | None, hub: Hub) -> None:
+    """A signal, or idleness, or the node's own failure. A second signal ends what the first one began."""
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
@@ -223,12 +225,16 @@ async def _until_the_end(idleness: Idleness, dispatch: Dispatch, node: Coroutine
     idle = loop.create_task(idleness.over(dispatch), name="idleness")
     signalled = loop.create_task(ended.wait(), name="signals")
     tasks: list[asyncio.Task[Any]] = [idle, signalled]
-    if node is not None:
-        tasks.append(loop.create_task(node, name="node"))
+    if cluster is not None:
+        tasks.append(loop.create_task(cluster.run(dispatch, hub), name="node"))
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
+        if cluster is not None and signalled in done:
+            ended.clear()
+            with contextlib.suppress(InterruptedWorkError):
+                await unless(ended, cluster.shut_down(), name="shutdown")
     finally:
         for task in tasks:
             task.cancel()

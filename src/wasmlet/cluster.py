@@ -25,10 +25,11 @@ from wasmlet.kube.services import Services
 from wasmlet.kube.settings import Settings as KubeSettings
 from wasmlet.kube.tokens import TokenSource, Wanted
 from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
-from wasmlet.node import addresses, bootstrap
+from wasmlet.node import addresses, bootstrap, shutdown
 from wasmlet.node.composition import Node
 from wasmlet.node.report import Sources
 from wasmlet.node.settings import Settings as NodeSettings
+from wasmlet.node.shutdown import GracefulShutdown
 from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
@@ -64,11 +65,15 @@ class Settings:
         node: What the node is called and how it shows itself.
         kubeconfig: The node's identity; written by bootstrapping when it is missing.
         bootstrap_kubeconfig: Credentials that may only ask for an identity; None when there is one.
+        client_ca_file: Whose certificates callers of the kubelet API may show; None: the cluster's own authority.
+        healthz_port: Where /healthz is answered on loopback, without TLS and for everybody; 0: nowhere.
     """
 
     node: NodeSettings
     kubeconfig: Path
     bootstrap_kubeconfig: Path | None = None
+    client_ca_file: Path | None = None
+    healthz_port: int = 0
 
 
 class Cluster:
@@ -85,6 +90,8 @@ class Cluster:
         self.tokens = PodTokens(TokenSource(self.client))
         self.services = Services(self.client)
         self.dispatch: Dispatch | None = None
+        self.shutdown = GracefulShutdown(settings.node, pods=self._living, terminate=self._terminate)
+        self._node: Node | None = None
         self._objects = ClusterObjects(self.client, on_change=self._object_changed)
         self._access = access
 
@@ -113,6 +120,23 @@ class Cluster:
         if self.dispatch is not None:
             self.dispatch.refresh(uid)
 
+    async def shut_down(self) -> None:
+        """A signal came: when it is because the machine goes down, end the pods first (contract 1.5).
+
+        `run` must go on meanwhile: Ready becomes False by it, and the Lease says that somebody is at work.
+        """
+        if self._node is None or not self.shutdown.is_enabled or not await shutdown.is_machine_stopping():
+            return
+        self._node.begin_shutdown()
+        await self.shutdown.run()
+
+    def _living(self) -> list[shutdown.ShutdownPod]:
+        return [] if self.dispatch is None else shutdown.living(self.dispatch)
+
+    async def _terminate(self, uid: str, grace_seconds: float) -> None:
+        if self.dispatch is not None:
+            await shutdown.terminate(self.dispatch, self.reporter, uid, grace_seconds)
+
     async def run(self, dispatch: Dispatch, hub: Hub) -> None:
         """Be a node until cancelled.
 
@@ -134,7 +158,7 @@ class Cluster:
 
         source = ApiSource(self.client, dispatch, node_name=self.settings.node.name)
         ours = bootstrap.is_ours(self._access, self.settings.node.pki_directory)
-        node = Node(
+        node = self._node = Node(
             dataclasses.replace(self.settings.node, rotates_client_certificate=ours),
             self.client,
             self.recorder,

@@ -31,6 +31,12 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         engine_idle_seconds: After how long an empty engine ends.
         agent_idle_seconds: After how long an agent that a command started ends, when no pod lives.
         node_name: What pods are told about their node; default is the host's name.
+        shutdown_grace_seconds: What pods have when the machine goes down; 0 is off.
+        shutdown_critical_seconds: The last part of that, for critical pods.
+        shutdown_grace_by_priority: Instead of both: the lowest priority of a group, and its seconds.
+        healthz_port: Where /healthz is answered on loopback without TLS; 0 is off.
+        client_ca_file: Whose certificates callers of the kubelet API may show; "" is the cluster's own authority.
+        engine_memory_mib: The most that one engine may use; 0 is what the machine has, less what eviction keeps.
     """
 
     insecure_registries: list[str] = []
@@ -39,6 +45,12 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     engine_idle_seconds: float = 60.0
     agent_idle_seconds: float = 300.0
     node_name: str = ""
+    shutdown_grace_seconds: float = 0.0
+    shutdown_critical_seconds: float = 0.0
+    shutdown_grace_by_priority: dict[str, float] = {}
+    healthz_port: int = 10248
+    client_ca_file: str = ""
+    engine_memory_mib: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.kube.types import ContainerStatus, Pod
 from wasmlet.pods.accounts import News, Progress
+from wasmlet.pods.admission import Refusal
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.facts import Attempt
@@ -63,6 +64,7 @@ class Agent:
         self.engine_idle_seconds = 60.0
         self.compile_memory_bytes = artifacts.DEFAULT_COMPILE_MEMORY_BYTES
         self.clock: Clock = system_clock
+        self.refusal: Refusal | None = None
         self.hub = Recorder()
 
     async def start(self) -> None:
@@ -90,6 +92,7 @@ class Agent:
                 engines=self.engines,
                 listener=self.hub,
                 clock=lambda: self.clock(),
+                refuse=lambda _: self.refusal,
             )
         )
         self.engines.on_change = self.dispatch.wake

@@ -6,9 +6,9 @@ import asyncio
 import importlib.util
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,8 @@ from wasmlet.cli.connect import KUBECONFIG_NAME
 
 if TYPE_CHECKING:
     from wasmlet.cluster import Settings as ClusterSettings
+
+T = TypeVar("T")
 
 
 @click.command("node")
@@ -36,6 +38,26 @@ if TYPE_CHECKING:
 @click.option("--provider-id", default="", metavar="ID", help="spec.providerID.")
 @click.option("--max-pods", type=int, default=110, show_default=True)
 @click.option("--reserved", default="", metavar="cpu=1,memory=2Gi", help="What other programs of the machine keep.")
+@click.option("--client-ca-file", envvar="WASMLET_CLIENT_CA_FILE", metavar="FILE", help="Signs callers' certificates.")
+@click.option("--healthz-port", type=int, envvar="WASMLET_HEALTHZ_PORT", help="On loopback; 0 is off. [default: 10248]")
+@click.option(
+    "--shutdown-grace-seconds",
+    type=float,
+    envvar="WASMLET_SHUTDOWN_GRACE_SECONDS",
+    metavar="SECONDS",
+    help="What pods have when the machine goes down; 0, the default, is off.",
+)
+@click.option(
+    "--shutdown-critical-seconds",
+    type=float,
+    envvar="WASMLET_SHUTDOWN_CRITICAL_SECONDS",
+    metavar="SECONDS",
+    help="The last part of that, for critical pods.",
+)
+@click.option(
+    "--shutdown-grace-by-priority", envvar="WASMLET_SHUTDOWN_GRACE_BY_PRIORITY", metavar="0=20,2000000000=10",
+    help="Instead of both: seconds for each group of priorities, from the number on.",
+)  # fmt: skip
 @click.pass_obj
 def node_command(
     state: str | None,
@@ -73,9 +95,13 @@ def _cluster(
     from wasmlet.node import settings as node
 
     taints = tuple(node.parse_taint(each) for each in options["taints"])
+    file, by_priority = settings.file, options["shutdown_grace_by_priority"]
+    client_ca_file = _first(options["client_ca_file"], file.client_ca_file)
     return Settings(
         kubeconfig=identity,
         bootstrap_kubeconfig=Path(bootstrap_kubeconfig) if bootstrap_kubeconfig else None,
+        client_ca_file=Path(client_ca_file) if client_ca_file else None,
+        healthz_port=_first(options["healthz_port"], file.healthz_port),
         node=node.Settings(
             name=options["node_name"] or settings.node_name,
             directory=settings.state,
@@ -88,8 +114,25 @@ def _cluster(
             provider_id=options["provider_id"],
             max_pods=options["max_pods"],
             reserved=node.parse_reserved(options["reserved"].split(",")) if options["reserved"] else {},
+            shutdown_grace_seconds=_first(options["shutdown_grace_seconds"], file.shutdown_grace_seconds),
+            shutdown_critical_seconds=_first(options["shutdown_critical_seconds"], file.shutdown_critical_seconds),
+            shutdown_grace_by_priority=node.parse_priorities(
+                file.shutdown_grace_by_priority.items() if by_priority is None else _pairs(by_priority)
+            ),
         ),
     )
+
+
+def _first(flag: T | None, file: T) -> T:
+    """A flag, or its variable, beats the file."""
+    return file if flag is None else flag
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """`0=20,100=10`; an empty text has none."""
+    for each in filter(None, text.split(",")):
+        key, _, value = each.partition("=")
+        yield key, value
 
 
 @click.command("join")

@@ -20,6 +20,7 @@ __all__ = [
     "OS_KEY",
     "Settings",
     "parse_label",
+    "parse_priorities",
     "parse_reserved",
     "parse_taint",
 ]
@@ -131,14 +132,16 @@ class Settings:
             check_label_key(key)
         for name in ("port", "max_pods", "status_seconds", "report_seconds", "lease_seconds", "rotation_wait_seconds"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"node: {name} must be greater than 0, not {getattr(self, name)}")
+                raise UserError(f"node: {name} must be greater than 0, not {getattr(self, name)}")
         seconds = self.certificate_seconds
         if seconds is not None and seconds < MINIMUM_CERTIFICATE_SECONDS:
-            raise ValueError(f"node: certificate_seconds must be {MINIMUM_CERTIFICATE_SECONDS} at least, not {seconds}")
+            raise UserError(f"node: certificate_seconds must be {MINIMUM_CERTIFICATE_SECONDS} at least, not {seconds}")
         if not 0 <= self.shutdown_critical_seconds <= self.shutdown_grace_seconds:
-            raise ValueError("node: shutdown_critical_seconds is a part of shutdown_grace_seconds, so not more")
+            raise UserError("node: shutdown_critical_seconds is a part of shutdown_grace_seconds, so not more")
+        if any(seconds < 0 for _, seconds in self.shutdown_grace_by_priority):
+            raise UserError("node: the seconds in shutdown_grace_by_priority cannot be negative")
         if self.shutdown_grace_by_priority and self.shutdown_grace_seconds:
-            raise ValueError("node: shutdown_grace_by_priority stands instead of shutdown_grace_seconds")
+            raise UserError("node: shutdown_grace_by_priority stands instead of shutdown_grace_seconds")
 
 
 _NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -217,3 +220,21 @@ def parse_reserved(texts: Iterable[str]) -> dict[str, str]:
             raise UserError(f"the reserved {name} is negative")
         found[name] = amount
     return found
+
+
+def parse_priorities(texts: Iterable[tuple[str, str | float]]) -> tuple[tuple[int, float], ...]:
+    """Pairs of a priority and seconds, as they are written in a flag or a file.
+
+    Raises:
+        UserError: A priority is no whole number, or the seconds are no number.
+    """
+    found = []
+    for priority, seconds in texts:
+        try:
+            found.append((int(priority), float(seconds)))
+        except ValueError:
+            raise UserError(
+                f"{priority}={seconds} is no group of a graceful shutdown",
+                hint="write priority=seconds, such as 0=20,2000000000=10",
+            ) from None
+    return tuple(sorted(found))

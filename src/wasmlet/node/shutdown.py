@@ -12,8 +12,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wasmlet.base.clock import Clock, system_clock
+from wasmlet.base.errors import WasmletError
 from wasmlet.base.tasks import Tasks
 from wasmlet.node.settings import Settings
+from wasmlet.pods.admission import Refusal
+from wasmlet.pods.dispatch import Dispatch
+from wasmlet.pods.facts import Verdict
+from wasmlet.pods.report import Reporter
 
 __all__ = [
     "POD_MESSAGE",
@@ -26,7 +32,9 @@ __all__ = [
     "Step",
     "groups",
     "is_machine_stopping",
+    "living",
     "plan",
+    "terminate",
 ]
 
 logger = logging.getLogger(__name__)
@@ -36,9 +44,6 @@ CRITICAL_PRIORITY: Final = 2_000_000_000
 
 POD_REASON: Final = "Terminated"
 POD_MESSAGE: Final = "Pod was terminated in response to imminent node shutdown."
-POD_CONDITION_REASON: Final = "TerminationByKubelet"
-"""Of the pod's condition DisruptionTarget."""
-
 REJECTION_REASON: Final = "NodeShutdown"
 REJECTION_MESSAGE: Final = "Pod was rejected as the node is shutting down."
 DEFAULT_POD_GRACE_SECONDS: Final = 30.0
@@ -137,6 +142,10 @@ class GracefulShutdown:
         """Whether the settings give pods any time."""
         return any(group.seconds > 0 for group in self._groups)
 
+    def refuse(self, _pod: object) -> Refusal | None:
+        """Why a new pod is not admitted; None: it is."""
+        return Refusal(REJECTION_REASON, REJECTION_MESSAGE) if self.is_active else None
+
     async def run(self) -> None:
         """End all pods, group by group; a group that needs longer than its time is left behind."""
         self.is_active = True
@@ -149,6 +158,41 @@ class GracefulShutdown:
 
     async def _end(self, uid: str, grace_seconds: float) -> None:
         await self._terminate(uid, grace_seconds)
+
+
+def living(dispatch: Dispatch) -> list[ShutdownPod]:
+    """The pods that have not ended, of whatever source."""
+    found = []
+    for worker in dispatch.workers:
+        spec = worker.bundle.pod.spec
+        if worker.facts.ended_at is None:
+            grace = spec.termination_grace_period_seconds
+            found.append(ShutdownPod(uid=worker.bundle.uid, priority=spec.priority or 0, grace_seconds=grace))
+    return found
+
+
+async def terminate(
+    dispatch: Dispatch, reporter: Reporter, uid: str, grace_seconds: float, *, now: Clock = system_clock
+) -> None:
+    """End a pod because the machine goes down, and tell the API server when it has ended.
+
+    Args:
+        reporter: Knows the pods of the API server; those of others are told to nobody.
+    """
+    if not dispatch.has(uid):
+        return
+    worker = dispatch.get(uid)
+    worker.terminate(
+        Verdict(
+            phase="Failed", reason=POD_REASON, message=POD_MESSAGE, at=now(), grace_seconds=grace_seconds, disrupts=True
+        )
+    )
+    await worker.ended()
+    if worker.bundle.source == "api":
+        try:
+            await reporter.report(worker)
+        except WasmletError as error:
+            logger.warning("end of a pod not told", extra={"pod": uid, "error": str(error)})
 
 
 async def is_machine_stopping() -> bool:

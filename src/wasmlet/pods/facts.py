@@ -24,7 +24,8 @@ class Fact(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
 class Stopping(Fact):
     """The agent has asked a sandbox to end.
 
-    `reason` is "deleted", "deadline", "unhealthy", "restart-all" or "finished" (a sidecar whose pod has ended).
+    `reason` is "deleted", "deadline", "disrupted", "unhealthy", "restart-all" or "finished" (a sidecar whose pod has
+    ended).
     """
 
     at: float
@@ -118,12 +119,18 @@ class Deletion(Fact):
 
 
 class Verdict(Fact):
-    """A pod-level end with its reason: a refusal at admission, or a deadline."""
+    """A pod-level end with its reason: a refusal at admission, a deadline, or the node's own need.
+
+    `grace_seconds` is the longest that the containers have from `at` on; None leaves them the pod's own. `disrupts`:
+    the node ends a pod that could have gone on (condition DisruptionTarget, contract 1.5).
+    """
 
     phase: str
     reason: str
     message: str
     at: float
+    grace_seconds: float | None = None
+    disrupts: bool = False
 
 
 class Facts(Fact):

@@ -130,11 +130,21 @@ class View:
 
     @property
     def grace_seconds(self) -> float:
-        """What a container has for its end: the deletion's grace, else the pod's."""
-        if self.facts.deletion is not None:
-            return max(MINIMUM_GRACE_SECONDS, self.facts.deletion.grace_seconds)
+        """What a container has for its end: the shortest that anybody asked for, else the pod's."""
+        asked = [grace for _, grace in self.deadlines]
+        if asked:
+            return max(MINIMUM_GRACE_SECONDS, min(asked))
         grace = self.pod.spec.termination_grace_period_seconds
         return DEFAULT_GRACE_SECONDS if grace is None else max(MINIMUM_GRACE_SECONDS, float(grace))
+
+    @property
+    def deadlines(self) -> list[tuple[float, float]]:
+        """Who wants the pod to end: from when, and within how many seconds."""
+        deletion, verdict = self.facts.deletion, self.facts.verdict
+        found = [] if deletion is None else [(deletion.at, deletion.grace_seconds)]
+        if verdict is not None and verdict.grace_seconds is not None:
+            found.append((verdict.at, verdict.grace_seconds))
+        return found
 
 
 def all_containers(pod: Pod) -> Iterator[Container]:
@@ -336,15 +346,14 @@ def _stop(view: View, container: Container, reason: str) -> Step | None:
 
 
 def _remaining(view: View, grace: float) -> float:
-    """Sidecars share the one grace period that began with the deletion."""
-    if view.facts.deletion is None:
-        return grace
-    return max(MINIMUM_GRACE_SECONDS, view.facts.deletion.at + grace - view.now)
+    """Sidecars share the one grace period that began with the deletion, or the node's wish."""
+    ends = [at + seconds for at, seconds in view.deadlines]
+    return grace if not ends else max(MINIMUM_GRACE_SECONDS, min(ends) - view.now)
 
 
 def _stop_apps(view: View) -> Step | None:
     """App containers (and an init container that is at work) are stopped in parallel, before the sidecars."""
-    reason = "deleted" if view.facts.deletion is not None else "deadline"
+    reason = _ending_reason(view)
     sidecars = [each for each in view.pod.spec.init_containers if is_sidecar(each, spec=view.pod.spec)]
     others = [each for each in all_containers(view.pod) if each not in sidecars]
     for container in others:
@@ -355,7 +364,13 @@ def _stop_apps(view: View) -> Step | None:
 
 
 def _stop_sidecars_of_ending(view: View) -> Step | None:
-    return _stop_sidecars(view, "deleted" if view.facts.deletion is not None else "deadline")
+    return _stop_sidecars(view, _ending_reason(view))
+
+
+def _ending_reason(view: View) -> str:
+    if view.facts.deletion is not None:
+        return "deleted"
+    return "disrupted" if view.facts.verdict is not None and view.facts.verdict.disrupts else "deadline"
 
 
 def _end(_view: View) -> Step | None:

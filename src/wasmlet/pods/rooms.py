@@ -14,6 +14,7 @@ from wasmlet.images.library import Library
 from wasmlet.kube.objects import Objects
 from wasmlet.kube.types import Pod
 from wasmlet.pods.accounts import News, Progress
+from wasmlet.pods.admission import Refusal
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.restarts import BackOff
 from wasmlet.sandbox.artifacts import Artifacts
@@ -76,6 +77,11 @@ def _no_variables(_pod: Pod) -> Mapping[str, str]:
     return {}
 
 
+def _refuse_nothing(_pod: Pod) -> Refusal | None:
+    """There is no node that could want no more pods."""
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rooms:
     """The rooms below, built by `agent`.
@@ -85,6 +91,7 @@ class Rooms:
         objects: Where a pod's ConfigMaps and Secrets come from.
         tokens: Where service account tokens come from; None without a cluster.
         service_variables: What the Services of a pod's namespace add to its environment (contract 6.1).
+        refuse: Why the node takes no pod now, asked before anything else of a new one.
     """
 
     settings: Settings
@@ -96,6 +103,7 @@ class Rooms:
     objects: Callable[[Bundle], Objects] = Bundle.documents
     tokens: Tokens | None = None
     service_variables: Callable[[Pod], Mapping[str, str]] = _no_variables
+    refuse: Callable[[Pod], Refusal | None] = _refuse_nothing
     clock: Clock = system_clock
     addresses: Addresses | NodeAddress = field(default_factory=Addresses)
     turns: Turns = field(default_factory=Turns)

@@ -81,7 +81,7 @@ def _phase(view: View) -> str:
     apps = [view.of(container) for container in spec.containers]
     if facts.ended_at is not None:
         if facts.verdict is not None:
-            return facts.verdict.phase
+            return "Succeeded" if facts.verdict.disrupts and _had_succeeded(view) else facts.verdict.phase
         well = all(each.last is not None and each.last.finished_at and each.last.exit_code == 0 for each in apps)
         return "Succeeded" if well else "Failed"
     if any(_initializing(view, container) for container in spec.init_containers):
@@ -89,6 +89,13 @@ def _phase(view: View) -> str:
     if not all(any(attempt.started_at is not None for attempt in each.attempts) for each in apps):
         return "Pending"
     return "Running"
+
+
+def _had_succeeded(view: View) -> bool:
+    """Whether the pod had done its work before the node wanted its end: an exit of 0 on request is none (a Job's)."""
+    attempts = [view.current(container) for container in view.pod.spec.containers]
+    well = all(each is not None and each.exit_code == 0 and each.stopping is None for each in attempts)
+    return well and has_completed(view)
 
 
 def _initializing(view: View, container: Container) -> bool:
@@ -231,6 +238,9 @@ def _container_id(attempt: Attempt) -> str:
 
 # --- conditions -------------------------------------------------------------------------------------------------------
 
+DISRUPTION_TARGET = "DisruptionTarget"
+"""Anybody may say it; the node does of pods that it ends (contract 1.5)."""
+
 OWN_CONDITIONS = ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
 
 
@@ -246,7 +256,11 @@ def _conditions(view: View, status: PodStatus, before: PodStatus) -> list[PodCon
         ("ContainersReady", *_containers_ready(view, status)),
         ("PodScheduled", True, "", ""),
     ]
-    own = [_condition(view, previous, *verdict) for verdict in verdicts]
+    verdict = view.facts.verdict
+    if verdict is not None and verdict.disrupts:
+        foreign = [each for each in foreign if each.type != DISRUPTION_TARGET]
+        verdicts.append((DISRUPTION_TARGET, True, "TerminationByKubelet", verdict.message))
+    own = [_condition(view, previous, *each) for each in verdicts]
     return own + foreign
 
 

@@ -57,6 +57,7 @@ class Worker:
         self._refresh_at = rooms.clock() + rooms.settings.refresh_seconds
         self._changed = asyncio.Event()
         self._ending = asyncio.Event()
+        self._ended = asyncio.Event()
         self._status: PodStatus | None = None
         self._written = b""
         self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
@@ -127,6 +128,19 @@ class Worker:
         self._ending.set()
         self._changed.set()
 
+    def terminate(self, verdict: Verdict) -> None:
+        """The node ends the pod (`disrupts`); one that has ended, or is ending for a verdict, keeps its reason."""
+        if self.facts.ended_at is not None or self.facts.verdict is not None:
+            return
+        self.facts.verdict = verdict
+        self._ending.set()
+        self._changed.set()
+
+    async def ended(self) -> None:
+        """Return when every container has ended for good, so that the phase is final."""
+        if self.facts.ended_at is None:
+            await self._ended.wait()
+
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -177,6 +191,7 @@ class Worker:
                 self._expire()
             case plan.End():
                 self.facts.ended_at = self._rooms.clock()
+                self._ended.set()
             case plan.TearDown():
                 await self._tear_down()
         self._save()
@@ -227,7 +242,7 @@ class Worker:
 
     def _admit(self) -> None:
         now = self._rooms.clock()
-        refusal = admission.refuse(self.bundle.pod)
+        refusal = self._rooms.refuse(self.bundle.pod) or admission.refuse(self.bundle.pod)
         if refusal is None:
             self.facts.admitted_at = now
             return

@@ -6,7 +6,7 @@ import pytest
 
 from tests.unit.node.samples import settings
 from wasmlet.base.errors import UserError
-from wasmlet.node.settings import DEFAULT_TAINTS, parse_label, parse_reserved, parse_taint
+from wasmlet.node.settings import DEFAULT_TAINTS, parse_label, parse_priorities, parse_reserved, parse_taint
 
 
 def test_the_default_taints_are_krustlets() -> None:
@@ -66,7 +66,7 @@ def test_reserved() -> None:
     ],
 )
 def test_settings_that_make_no_sense(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="node: "):
+    with pytest.raises(UserError, match="node: "):
         settings(**changes)
 
 
@@ -77,3 +77,13 @@ def test_settings_that_make_no_sense(changes: dict[str, Any]) -> None:
 def test_settings_that_an_operator_must_change(changes: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         settings(**changes)
+
+
+def test_priorities() -> None:
+    assert parse_priorities([("2000000000", "10"), ("0", 20.5)]) == ((0, 20.5), (2000000000, 10.0))
+
+
+@pytest.mark.parametrize("pair", [("high", "1"), ("0", ""), ("", "1"), ("1.5", "1")])
+def test_no_priorities(pair: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match="is no group"):
+        parse_priorities([pair])

@@ -13,6 +13,7 @@ from tests.support.waiting import eventually
 from wasmlet.base.clock import from_text
 from wasmlet.kube.types import EnvVar, EnvVarSource, ExitCodes, KeySelector, RestartRule
 from wasmlet.pods import facts
+from wasmlet.pods.admission import Refusal
 from wasmlet.pods.facts import LOST_MESSAGE
 from wasmlet.pods.worker import Worker
 
@@ -277,3 +278,59 @@ async def test_a_pod_that_is_refused_fails_and_runs_nothing(agent: Agent) -> Non
     assert status.message.startswith("Pod was rejected: container 'Not_A_Label'")
     assert status.container_statuses == []
     assert agent.engines.handles == []
+
+
+def _disruption(grace_seconds: float) -> facts.Verdict:
+    return facts.Verdict(
+        phase="Failed", reason="Terminated", message="the node goes", at=time.time(), grace_seconds=grace_seconds,
+        disrupts=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", ["Always", "Never"])
+async def test_a_pod_that_the_node_ends_fails_with_its_reason(agent: Agent, policy: str) -> None:
+    submitted = bundle(container("main", "sleep"), restart_policy=policy, termination_grace_period_seconds=30)
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: worker.status().phase == "Running")
+    worker = agent.worker(submitted)
+    worker.terminate(_disruption(5.0))
+    await worker.ended()
+    status = worker.status()
+    assert (status.phase, status.reason, status.message) == ("Failed", "Terminated", "the node goes")
+    (disruption,) = (each for each in status.conditions if each.type == "DisruptionTarget")
+    assert (disruption.status, disruption.reason) == ("True", "TerminationByKubelet")
+    stopping = worker.facts.container("main").attempts[-1].stopping
+    assert stopping is not None
+    assert stopping.reason == "disrupted"
+    assert stopping.grace_seconds == pytest.approx(5.0, abs=0.5)  # what is left of it
+    worker.terminate(facts.Verdict(phase="Failed", reason="Other", message="", at=0.0))
+    assert worker.status().reason == "Terminated"
+    await agent.restart()
+    assert agent.worker(submitted).status().reason == "Terminated"
+    await agent.worker(submitted).ended()
+
+
+async def test_a_pod_that_had_done_its_work_is_no_failure_of_the_nodes(agent: Agent) -> None:
+    submitted = bundle(
+        container("main", "exit", "0"),
+        init_containers=[container("beside", "sleep", restart_policy="Always")],
+        restart_policy="Never",
+    )
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: worker.facts.container("main").attempts)
+    worker = agent.worker(submitted)
+    await agent.until(submitted, lambda worker: worker.facts.container("main").attempts[-1].finished_at)
+    worker.terminate(_disruption(5.0))
+    await worker.ended()
+    assert worker.status().phase == "Succeeded"
+
+
+async def test_a_node_that_wants_no_pods_refuses_a_new_one(agent: Agent) -> None:
+    agent.refusal = Refusal("NodeShutdown", "Pod was rejected as the node is shutting down.")
+    submitted = bundle(container("main", "sleep"))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    status = agent.worker(submitted).status()
+    assert (status.reason, status.message) == ("NodeShutdown", "Pod was rejected as the node is shutting down.")
+    assert status.container_statuses == []
+    assert ("Warning", "NodeShutdown") in {(each.kind, each.reason) for each in agent.hub.told}

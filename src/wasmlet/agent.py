@@ -190,6 +190,8 @@ async def _build(
         listener=hub,
         credentials=logins,
     )
+    if cluster is not None:
+        cluster.equip(rooms, config.state)
     dispatch = Dispatch(rooms if cluster is None else _joined(rooms, hub, cluster))
     stack.push_async_callback(dispatch.close)
     pool.on_change = dispatch.wake

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from wasmlet.base.errors import WasmletError, first_of
-from wasmlet.base.files import write_atomically
+from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
 from wasmlet.kube.events import Recorder, about_pod
@@ -27,18 +28,22 @@ from wasmlet.kube.tokens import TokenSource, Wanted
 from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
 from wasmlet.node import addresses, bootstrap, shutdown
 from wasmlet.node.composition import Node
+from wasmlet.node.files import Watched, follow
 from wasmlet.node.report import Sources
 from wasmlet.node.settings import Settings as NodeSettings
 from wasmlet.node.shutdown import GracefulShutdown
+from wasmlet.node.sources import Machinery
 from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.references import references_of
 from wasmlet.pods.report import Reporter
-from wasmlet.pods.rooms import Listener
+from wasmlet.pods.rooms import Listener, Rooms
 from wasmlet.pods.source import ApiSource
+from wasmlet.server import configz
 from wasmlet.server.authentication import Authenticator
 from wasmlet.server.authorization import Authorizer
+from wasmlet.server.health import Health, HealthPort
 from wasmlet.server.hub import Hub
 from wasmlet.server.kubelet import KubeletServer
 from wasmlet.server.kubelet import Settings as ServerSettings
@@ -91,6 +96,7 @@ class Cluster:
         self.services = Services(self.client)
         self.dispatch: Dispatch | None = None
         self.shutdown = GracefulShutdown(settings.node, pods=self._living, terminate=self._terminate)
+        self.machinery: Machinery | None = None
         self._node: Node | None = None
         self._objects = ClusterObjects(self.client, on_change=self._object_changed)
         self._access = access
@@ -150,20 +156,21 @@ class Cluster:
 
     async def _run(self, dispatch: Dispatch, hub: Hub) -> None:
         self.dispatch = dispatch
-        server = self._server(dispatch, hub)
-        client_ca = self._client_ca()
-
-        def rotate(pem: Path) -> None:
-            server.rotate(TlsFiles(certificate=pem, key=pem, client_ca=client_ca))
-
+        health = Health(last_loop=self._last_loop)
+        server = self._server(dispatch, hub, health)
+        files = ServingFiles(server, client_ca=self._client_ca())
         source = ApiSource(self.client, dispatch, node_name=self.settings.node.name)
         ours = bootstrap.is_ours(self._access, self.settings.node.pki_directory)
         node = self._node = Node(
             dataclasses.replace(self.settings.node, rotates_client_certificate=ours),
             self.client,
             self.recorder,
-            sources=Sources(problems=lambda: () if source.has_synced else ("the pods of this node are not known yet",)),
-            on_serving_certificate=rotate,
+            sources=self._sources(source),
+            on_serving_certificate=files.show,
+        )
+        watched = (
+            Watched("client authorities", files.authorities, changed=files.read_again),
+            Watched("identity of the node", lambda: self._identity_files(is_ours=ours), changed=self._take_over),
         )
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self.client.close)
@@ -173,28 +180,97 @@ class Cluster:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.recorder.run(), name="events")
                 group.create_task(node.run(), name="node")
+                group.create_task(follow(watched), name="files that others replace")
+                if self.settings.healthz_port:
+                    group.create_task(HealthPort(health, self.settings.healthz_port).run(), name="healthz")
                 group.create_task(self.services.run(), name="services")
                 await node.synced.wait()
                 await self.services.synced.wait()
                 group.create_task(self.reporter.run(), name="status reports")
                 group.create_task(source.run(), name="pods of the API server")
 
-    def _server(self, dispatch: Dispatch, hub: Hub) -> KubeletServer:
+    def equip(self, rooms: Rooms, state: Path) -> None:
+        """Take note of what runs the pods: the Node tells of it."""
+        self.machinery = Machinery(rooms.library, rooms.engines, state)
+        rooms.engines.on_trouble = self._report_now
+
+    def _report_now(self) -> None:
+        if self._node is not None:
+            self._node.report_now()
+
+    def _sources(self, source: ApiSource) -> Sources:
+        machinery = self.machinery
+        assert machinery is not None, "a cluster without rooms runs no pods"
+
+        def problems() -> tuple[str, ...]:
+            unknown = () if source.has_synced else ("the pods of this node are not known yet",)
+            return (*unknown, *machinery.problems())
+
+        return Sources(problems=problems, images=machinery.images)
+
+    def _last_loop(self) -> float:
+        return time.monotonic() if self._node is None else self._node.looked_at
+
+    def _server(self, dispatch: Dispatch, hub: Hub, health: Health) -> KubeletServer:
         reviews = ApiReviews(self.client.sharing(queries_per_second=REVIEWS_PER_SECOND, burst=int(REVIEWS_PER_SECOND)))
-        name = self.settings.node.name
-        return KubeletServer(
-            ServerSettings(), dispatch, hub, Authenticator(reviews), Authorizer(reviews, node_name=name)
+        client_ca, node = self._client_ca(), self.settings.node
+        configuration = configz.of_node(
+            node, healthz_port=self.settings.healthz_port, client_ca_file="" if client_ca is None else str(client_ca)
         )
+        return KubeletServer(
+            ServerSettings(configuration=configuration), dispatch, hub,
+            Authenticator(reviews), Authorizer(reviews, node_name=node.name), health=health,
+        )  # fmt: skip
+
+    # --- files that others replace ------------------------------------------------------------------------------------
 
     def _client_ca(self) -> Path | None:
-        """The cluster's authority as a file: whoever it signed may call."""
-        authority = self._access.authority
+        """Whose certificates callers may show, as a file; by default the cluster's own authority."""
+        authority = self.settings.client_ca_file or self._access.authority
         if authority is None or isinstance(authority, Path):
             return authority
         path = self.settings.node.pki_directory / CLIENT_CA_NAME
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(path, authority)
+        if read_if_present(path) != authority:
+            write_atomically(path, authority)
         return path
+
+    def _identity_files(self, *, is_ours: bool) -> list[Path]:
+        """What the identity is read from. A certificate of our own making is renewed, and taken over, elsewhere."""
+        access = self._access
+        pair = () if is_ours else (access.certificate, access.key)
+        return [self.settings.kubeconfig, *(each for each in (*pair, access.authority) if isinstance(each, Path))]
+
+    async def _take_over(self) -> None:
+        """Somebody (kubeadm, cert-manager, a person) has put another identity in place."""
+        access = kubeconfig.load(self.settings.kubeconfig)
+        bootstrap.check_identity(access, self.settings.node.name)
+        await self.client.rotate(access)
+        self._access = access
+        self._client_ca()
+
+
+class ServingFiles:
+    """What the kubelet API shows and whom it trusts; each may be replaced while the other stays."""
+
+    def __init__(self, server: KubeletServer, *, client_ca: Path | None) -> None:
+        self._server = server
+        self._client_ca = client_ca
+        self._pem: Path | None = None
+
+    def show(self, pem: Path) -> None:
+        """Another serving certificate: certificate, chain and key in one file."""
+        self._pem = pem
+        self._server.rotate(TlsFiles(certificate=pem, key=pem, client_ca=self._client_ca))
+
+    def authorities(self) -> list[Path]:
+        """The files that say whom it trusts."""
+        return [] if self._client_ca is None else [self._client_ca]
+
+    async def read_again(self) -> None:
+        """The authorities are others."""
+        if self._pem is not None:
+            self.show(self._pem)
 
 
 class PodTokens:
@@ -277,6 +353,7 @@ async def connect(settings: Settings) -> Cluster:
     if access is None and settings.bootstrap_kubeconfig is not None:
         access = await bootstrap.bootstrap(joining, kubeconfig.load(settings.bootstrap_kubeconfig))
     if access is None:
+        # Over, or half there: a kubelet goes on with it too, and takes over what somebody puts in its place.
         access = kubeconfig.load(settings.kubeconfig)
     host_ips = await addresses.find(configured=node.node_ips, name=node.name)
     return Cluster(settings, access, host_ips=host_ips)

@@ -141,12 +141,21 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
 @click.option(
     "--ca-hash", "ca_hashes", multiple=True, metavar="sha256:HASH", help="The pin of the cluster's authority."
 )
+@click.option(
+    "--unsafe-skip-ca-verification",
+    is_flag=True,
+    help="Go without --ca-hash: whoever knows the token can pretend to be the cluster.",
+)
 @click.option("--node-name", metavar="NAME", help="The node's name; default is the host's.")
 @click.pass_obj
-def join_command(state: str | None, server: str, token: str, ca_hashes: tuple[str, ...], node_name: str | None) -> None:
+def join_command(
+    state: str | None, server: str, token: str, ca_hashes: tuple[str, ...], unsafe_skip_ca_verification: bool,
+    node_name: str | None,
+) -> None:  # fmt: skip
     """Ask a cluster for an identity, and keep it in the state directory; `wasmlet node` then is that node."""
     from wasmlet.node import bootstrap
 
+    logging.basicConfig(level="INFO", handlers=[_handler()])
     settings = config.load(state=state)
     config.make_state_directory(settings)
     joining = bootstrap.Joining(
@@ -154,7 +163,12 @@ def join_command(state: str | None, server: str, token: str, ca_hashes: tuple[st
         kubeconfig=settings.state / KUBECONFIG_NAME,
         pki_directory=settings.state / "pki",
     )
-    asyncio.run(bootstrap.join(joining, server=server, token=token, ca_hashes=ca_hashes))
+    asyncio.run(
+        bootstrap.join(
+            joining, server=server, token=token, ca_hashes=ca_hashes,
+            skips_ca_verification=unsafe_skip_ca_verification,
+        )
+    )  # fmt: skip
     click.echo(f"joined as {joining.node}; start the node with: wasmlet node")
 
 

@@ -205,6 +205,10 @@ class Library:
         """
         return await in_thread(self._list)
 
+    def mark(self) -> object:
+        """Equal marks mean an equal list of `images`; one look at one file, so it may be asked often."""
+        return self._store.mark()
+
     async def remove(self, reference: str, *, in_use: Collection[str] = ()) -> None:
         """Forget a reference, and delete the blobs that no other image needs.
 

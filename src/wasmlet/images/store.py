@@ -115,6 +115,14 @@ class Store:
             sweep(self._ingest)
         self._prepared = True
 
+    def mark(self) -> tuple[int, int] | None:
+        """Which version of index.json this is (it is replaced, never changed); None: there is none."""
+        try:
+            found = self._index.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns
+
     def path(self, digest: str) -> Path:
         """Where the blob lies, or would lie."""
         if not is_digest(digest):

@@ -20,7 +20,7 @@ from yarl import URL
 from wasmlet import __version__
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.base.sockets import Sockets
-from wasmlet.kube.credentials import Credentials, Identity, tls_context
+from wasmlet.kube.credentials import UNUSABLE_CREDENTIALS, Credentials, Identity, tls_context
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.settings import Settings
 
@@ -264,7 +264,8 @@ def _translated(access: Access, request: Request, settings: Settings) -> Iterato
     except aiohttp.ClientConnectorCertificateError as error:
         raise UserError(
             f"{to}the TLS certificate of {server} is not trusted: {error.certificate_error}",
-            hint=f"check certificate-authority and tls-server-name in {access.source}",
+            hint=f"check certificate-authority and tls-server-name in {access.source}, and this machine's clock",
+            reason=UNUSABLE_CREDENTIALS,
         ) from error
     except aiohttp.ClientConnectorSSLError as error:
         raise RetryableError(f"{to}{server} does not shake hands in TLS: {error.strerror or error}") from error

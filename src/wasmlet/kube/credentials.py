@@ -22,7 +22,10 @@ from wasmlet.base.clock import Clock
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.kube.kubeconfig import Access, ExecPlugin, Pem
 
-__all__ = ["Credentials", "Identity", "tls_context"]
+__all__ = ["UNUSABLE_CREDENTIALS", "Credentials", "Identity", "tls_context"]
+
+UNUSABLE_CREDENTIALS: Final = "UnusableCredentials"
+"""Reason of errors that end when somebody puts other files in place, or sets a clock right: TLS cannot be spoken."""
 
 TOKEN_FILE_SECONDS: Final = 60.0
 """How long a token file's content is good without a look at the file (client-go: the same)."""
@@ -243,7 +246,7 @@ def _verifying_context(access: Access) -> ssl.SSLContext:
         return ssl.create_default_context(cadata=text)
     except (ssl.SSLError, ValueError):
         what = access.authority if isinstance(access.authority, Path) else f"{access.source}: the authority's data"
-        raise UserError(f"{what} holds no PEM certificates") from None
+        raise UserError(f"{what} holds no PEM certificates", reason=UNUSABLE_CREDENTIALS) from None
 
 
 def _load_pair(context: ssl.SSLContext, access: Access, certificate: Pem, key: Pem) -> None:
@@ -258,7 +261,9 @@ def _load_pair(context: ssl.SSLContext, access: Access, certificate: Pem, key: P
         files = " and ".join(str(each) for each in (certificate, key) if isinstance(each, Path))
         problem = error.reason if isinstance(error, ssl.SSLError) and error.reason else "the key is encrypted"
         where = files or f"client-certificate-data of {access.source}"
-        raise UserError(f"the client certificate and key in {where} cannot be used: {problem}") from None
+        raise UserError(
+            f"the client certificate and key in {where} cannot be used: {problem}", reason=UNUSABLE_CREDENTIALS
+        ) from None
 
 
 def _no_password() -> str:
@@ -283,4 +288,6 @@ def _content(pem: Pem, source: str) -> bytes:
     try:
         return pem.read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read {pem} (named by {source}): {error.strerror}") from error
+        raise UserError(
+            f"cannot read {pem} (named by {source}): {error.strerror}", reason=UNUSABLE_CREDENTIALS
+        ) from error

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import yaml
 
-from wasmlet.base.clock import Clock, system_clock
+from wasmlet.base.clock import Clock, system_clock, to_text
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.base.files import write_atomically
 from wasmlet.kube import kubeconfig
@@ -78,8 +78,12 @@ def usable(joining: Joining, *, now: Clock = system_clock) -> Access | None:
         return None
     from wasmlet.node import keys  # noqa: PLC0415
 
-    if keys.certificate(content).not_after <= now():
-        logger.warning("the client certificate is over", extra={"kubeconfig": str(joining.kubeconfig)})
+    found = keys.certificate(content)
+    if found.not_after <= now():
+        logger.warning(
+            "the client certificate is over since %s (this machine's clock: %s)",
+            to_text(found.not_after), to_text(now()), extra={"kubeconfig": str(joining.kubeconfig)},
+        )  # fmt: skip
         return None
     check_identity(access, joining.node)
     return access
@@ -116,13 +120,21 @@ def check_identity(access: Access, node: str) -> None:
 
 
 async def join(
-    joining: Joining, *, server: str, token: str, ca_hashes: Sequence[str], now: Clock = system_clock
+    joining: Joining,
+    *,
+    server: str,
+    token: str,
+    ca_hashes: Sequence[str],
+    skips_ca_verification: bool = False,
+    now: Clock = system_clock,
 ) -> Access:
     """An identity by a bootstrap token, as `kubeadm join`. One that is there already is taken.
 
     Args:
         server: `https://host:6443`, or without the scheme.
-        ca_hashes: `sha256:{hex}` of the authority's public key; empty: the token alone is trusted.
+        ca_hashes: `sha256:{hex}` of the authority's public key.
+        skips_ca_verification: The token alone is trusted when there are no hashes: whoever knows it can pretend to be
+            the cluster.
 
     Raises:
         UserError: Something given is wrong, or the request was denied.
@@ -131,6 +143,12 @@ async def join(
     """
     url, parsed = discovery.server_url(server), discovery.parse_token(token)
     discovery.check_hashes(ca_hashes)
+    if not ca_hashes and not skips_ca_verification:
+        raise UserError(
+            "without --ca-hash anybody who knows the token could pretend to be the cluster",
+            hint="on a machine of the control plane `kubeadm token create --print-join-command` prints it as "
+            "--discovery-token-ca-cert-hash; or take the risk with --unsafe-skip-ca-verification",
+        )
     present = usable(joining, now=now)
     if present is not None:
         if present.server != url:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from wasmlet.base.clock import Clock, system_clock, to_text
-from wasmlet.base.errors import UserError, WasmletError
+from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.client import Client
 from wasmlet.node.store import Store
@@ -104,14 +104,19 @@ class ClientCertificate:
             raise UserError(f"{self._store.current} is gone", hint="join again, or put it back")
         present = keys.certificate(pair)
         moment = rotation_moment(present.not_before, present.not_after, share=self._share())
+        if present.not_before > self._now():
+            # Whoever set the clock back, or has none yet: the API server refuses nothing, but our own renewal waits.
+            logger.warning(
+                "the client certificate is good from %s on; is this machine's clock right?", to_text(present.not_before)
+            )
         logger.info(
             "client certificate",
             extra={"expires": to_text(present.not_after), "renewed_at": to_text(moment)},
         )
         await sleep_until(moment, now=self._now)
-        await retried(self._renew, what="client certificate")
+        await retried(lambda: self._renew(present.not_after), what="client certificate")
 
-    async def _renew(self) -> None:
+    async def _renew(self, until: float) -> None:
         from wasmlet.node import keys, signing  # noqa: PLC0415
 
         key = self._store.awaited_key(keys.new_key())
@@ -124,8 +129,13 @@ class ClientCertificate:
                 wait_seconds=self._wait_seconds,
                 certificate_seconds=self._certificate_seconds,
             )
-        except WasmletError:
+        except WasmletError as error:
             self._store.forget_key()  # the next round makes a new request
+            if until <= self._now():
+                raise RetryableError(
+                    f"the client certificate was good until {to_text(until)} and cannot ask for the next one: {error}",
+                    hint="join again with a new token (wasmlet join), or start with --bootstrap-kubeconfig",
+                ) from error
             raise
         self._store.save(answer, key, now=self._now())
         logger.info("client certificate renewed", extra={"node": self._node})
@@ -249,8 +259,8 @@ class ServingCertificate:
     def _offer(self) -> None:
         pair = self._store.load()
         if pair != self._offered:
-            self._offered = pair
             self._on_new(self._store.current)
+            self._offered = pair  # not before: what could not be shown is offered again
 
 
 async def retried(renew: Callable[[], Awaitable[None]], *, what: str) -> None:

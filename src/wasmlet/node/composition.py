@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,6 +102,11 @@ class Node:
     def addresses(self) -> tuple[str, ...]:
         """The node's own addresses (hostIPs), the most important first; empty before they are known."""
         return self._reporter.addresses
+
+    @property
+    def looked_at(self) -> float:
+        """When the node was last looked at, on the monotonic clock; before it is registered: now."""
+        return self._reporter.looked_at if self.registered.is_set() else time.monotonic()
 
     def report_now(self) -> None:
         """Compute and send the status at once: a reason against Ready came or went, a volume is about to be mounted."""

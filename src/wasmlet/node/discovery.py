@@ -13,6 +13,7 @@ import binascii
 import hashlib
 import hmac
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,8 @@ from wasmlet.kube.resources import CONFIG_MAPS
 from wasmlet.kube.types import ConfigMap
 
 __all__ = ["Token", "check_hashes", "discover", "parse_token", "server_url", "verify_signature"]
+
+logger = logging.getLogger(__name__)
 
 NAMESPACE: Final = "kube-public"
 NAME: Final = "cluster-info"
@@ -107,6 +110,8 @@ async def discover(*, server: str, token: Token, ca_hashes: Sequence[str]) -> Ac
 
 async def _verified_authority(access: Access, token: Token, ca_hashes: Sequence[str]) -> bytes:
     client = Client(access)
+    last: WasmletError = RetryableError(f"{access.server} did not answer within {DISCOVERY_SECONDS:g} s")
+    told = ""
     try:
         async with asyncio.timeout(DISCOVERY_SECONDS):
             while True:
@@ -118,7 +123,10 @@ async def _verified_authority(access: Access, token: Token, ca_hashes: Sequence[
                         hint="use wasmlet node --bootstrap-kubeconfig instead",
                     ) from None
                 except RetryableError as error:
-                    last: WasmletError = error
+                    last = error
+                    if str(error) != told:  # five minutes are long for somebody who has mistyped an address
+                        logger.warning("waiting for the cluster: %s", error)
+                    told = str(error)
                 await asyncio.sleep(RETRY_SECONDS)
     except TimeoutError:
         raise last from None
@@ -149,9 +157,10 @@ def _authority(found: ConfigMap, token: Token, ca_hashes: Sequence[str]) -> byte
 
         known = {each.lower() for each in ca_hashes}
         # All of them: one that is not pinned could sign for somebody else.
-        if not set(keys.pins(authority)) <= known:
+        if others := sorted(set(keys.pins(authority)) - known):
             raise UserError(
-                "the cluster's authority has another hash than --ca-hash", hint="check --server and --ca-hash"
+                f"the cluster's authority has another hash than --ca-hash: {', '.join(others)}",
+                hint="check --server and --ca-hash; if both are right, somebody else answers there",
             )
     return authority
 

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from wasmlet.base.errors import ConflictError, NotFoundError, UserError, WasmletError
 from wasmlet.kube.client import Client, Patch
-from wasmlet.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError
+from wasmlet.kube.credentials import UNUSABLE_CREDENTIALS
+from wasmlet.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError, OutdatedError
 from wasmlet.kube.pace import BackOff
 from wasmlet.kube.types import ObjectMeta
 from wasmlet.node.objects import NODES, NodeObject, NodeSpec, NodeStatus, Taint
@@ -161,13 +162,19 @@ async def register(
             return await _attempt(client, settings, initial_node(settings, status, former))
         except InvalidError as error:
             raise UserError(error.message, hint="check the node's settings", reason=error.reason) from error
-        except UserError:
-            raise
         except WasmletError as error:
+            if isinstance(error, UserError) and not _may_pass(error):
+                raise
             delay = back_off.next()
             # A credential for another node's name looks like this: said, not given up, since rights may come later.
             logger.warning("registration failed: %s", error, extra={"node": settings.name, "retry_seconds": delay})
         await asyncio.sleep(delay * random.uniform(1.0, 1.1))  # noqa: S311  # spreads the nodes of a cluster
+
+
+def _may_pass(error: UserError) -> bool:
+    """Whether it is the cluster's state and not the settings: a Node that comes and goes, an authority in rotation."""
+    races = (AlreadyExistsError, NotFoundError, OutdatedError)
+    return isinstance(error, races) or error.reason == UNUSABLE_CREDENTIALS
 
 
 async def _attempt(client: Client, settings: Settings, new: NodeObject) -> tuple[NodeObject, bool]:

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -76,6 +77,7 @@ class Reporter:
     Attributes:
         kubelet_version: What nodeInfo says.
         local_problems: Reasons against Ready of this room: the end of the machine.
+        looked_at: When the last round began, on the monotonic clock: rounds that stop are an agent that is stuck.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Reporter:
         self.addresses: tuple[str, ...] = ()
         self.kubelet_version = settings.kubelet_version
         self.local_problems: tuple[str, ...] = ()
+        self.looked_at = time.monotonic()
 
     def __repr__(self) -> str:
         return f"<Reporter {self._settings.name} at {', '.join(self.addresses) or 'no address'}>"
@@ -172,6 +175,7 @@ class Reporter:
         hurry_until = loop.time() + self._settings.first_ready_seconds
         while True:
             self._woken.clear()
+            self.looked_at = time.monotonic()
             try:
                 await self.report()
             except WasmletError as error:

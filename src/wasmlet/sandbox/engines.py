@@ -36,6 +36,8 @@ START_POLL_SECONDS = 0.002
 END_DEADLINE_SECONDS = 5.0
 """How long an engine that has taken its end is waited for; milliseconds are usual."""
 RECONNECT_SECONDS = 0.1
+TROUBLE_SECONDS = 60.0
+"""A failed launch counts against the node for so long: pods try again each 10 s, and without pods nobody would."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +112,16 @@ class Engines:
 
     Attributes:
         on_change: Called with a pod's UID whenever one of its sandboxes changed, or its engine was lost.
+        on_trouble: Called when `launch_problem` came or went with a launch.
     """
 
     def __init__(self, settings: Settings, *, program: Path) -> None:
         self.on_change: Callable[[str], None] = _ignore
         self._settings = settings
         self._program = program
+        self.on_trouble: Callable[[], None] = _hear_nothing
+        self._trouble = ""
+        self._trouble_at = 0.0
         self._handles: dict[str, Handle] = {}
         self._launches: dict[PoolKey, asyncio.Lock] = {}
         self._tasks = Tasks()
@@ -128,6 +134,13 @@ class Engines:
     def handles(self) -> list[Handle]:
         """The living engines."""
         return list(self._handles.values())
+
+    @property
+    def launch_problem(self) -> str:
+        """Why no engine can be started now; "" when the last start went well, or was long ago."""
+        if not os.access(self._program, os.X_OK):
+            return f"the engine's program {self._program} cannot be executed"
+        return self._trouble if time.monotonic() < self._trouble_at + TROUBLE_SECONDS else ""
 
     async def adopt(self) -> None:
         """Find the engines that an earlier agent left, and remove what dead ones left behind."""
@@ -189,7 +202,18 @@ class Engines:
             for handle in self.handles:
                 if handle.record.key == key and not handle.full:
                     return handle
-            return await self._launch(key)
+            try:
+                handle = await self._launch(key)
+            except WasmletError as error:
+                self._note_launch(error.message)
+                raise
+            self._note_launch("")
+            return handle
+
+    def _note_launch(self, problem: str) -> None:
+        before, self._trouble, self._trouble_at = self._trouble, problem, time.monotonic()
+        if bool(before) != bool(problem):
+            self.on_trouble()
 
     def account(self, engine: str, identity: str) -> protocol.Sandbox | None:
         """What the engine says of a sandbox; None when the engine is gone or never knew it."""
@@ -416,4 +440,8 @@ def _resolve(future: asyncio.Future[None]) -> None:
 
 
 def _ignore(_uid: str) -> None:
+    """Nobody listens yet."""
+
+
+def _hear_nothing() -> None:
     """Nobody listens yet."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
+from wasmlet.node.settings import Settings as NodeSettings
 from wasmlet.server import authentication, authorization
 
 KIND = {"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1"}
@@ -48,6 +49,54 @@ class Configz:
             "enableDebuggingHandlers": self._debugging_handlers,
             "tlsMinVersion": "VersionTLS12",
         }
+
+
+def of_node(settings: NodeSettings, *, healthz_port: int = 0, client_ca_file: str = "") -> dict[str, object]:
+    """What the node's settings are in KubeletConfiguration; fields that mean nothing here are left out."""
+    shutdown: dict[str, object] = {
+        "shutdownGracePeriod": duration(settings.shutdown_grace_seconds),
+        "shutdownGracePeriodCriticalPods": duration(settings.shutdown_critical_seconds),
+    }
+    if settings.shutdown_grace_by_priority:
+        shutdown["shutdownGracePeriodByPodPriority"] = [
+            {"priority": priority, "shutdownGracePeriodSeconds": round(seconds)}
+            for priority, seconds in sorted(settings.shutdown_grace_by_priority)
+        ]
+    healthz = {"healthzBindAddress": "127.0.0.1"} if healthz_port else {}
+    return {
+        "port": settings.port,
+        "healthzPort": healthz_port,
+        **healthz,
+        "authentication": {
+            "x509": {"clientCAFile": client_ca_file} if client_ca_file else {},
+            "webhook": {"enabled": True, "cacheTTL": duration(authentication.KNOWN_SECONDS)},
+            "anonymous": {"enabled": False},
+        },
+        "rotateCertificates": settings.rotates_client_certificate,
+        "serverTLSBootstrap": settings.requests_serving_certificate,
+        "maxPods": settings.max_pods,
+        "nodeStatusUpdateFrequency": duration(settings.status_seconds),
+        "nodeStatusReportFrequency": duration(settings.report_seconds),
+        "nodeStatusMaxImages": settings.max_images,
+        "nodeLeaseDurationSeconds": settings.lease_seconds,
+        "evictionPressureTransitionPeriod": duration(settings.pressure_seconds),
+        "evictionHard": {
+            "memory.available": f"{settings.eviction_memory_bytes >> 20}Mi",
+            "nodefs.available": _percent(settings.eviction_disk_share),
+            "nodefs.inodesFree": _percent(settings.eviction_inodes_share),
+            "pid.available": _percent(settings.eviction_pids_share),
+        },
+        "systemReserved": dict(settings.reserved),
+        "registerNode": True,
+        "registerWithTaints": [msgspec.to_builtins(each) for each in settings.taints],
+        "providerID": settings.provider_id,
+        "containerRuntimeEndpoint": "",
+        **shutdown,
+    }
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:g}%"
 
 
 def duration(seconds: float) -> str:

@@ -29,6 +29,7 @@ from wasmlet.server.authentication import Authenticator, Certificate
 from wasmlet.server.authorization import Authorizer, attributes, forbidden_text
 from wasmlet.server.configz import Configz
 from wasmlet.server.health import Health
+from wasmlet.server.health import routes as health_routes
 from wasmlet.server.hub import Hub
 from wasmlet.server.listening import Door, Limits
 from wasmlet.server.local import http_status
@@ -177,8 +178,7 @@ class KubeletServer:
     def _routes(self, pods: Pods, health: Health) -> list[web.RouteDef]:
         configz = Configz(self._settings.configuration, debugging_handlers=self._settings.debugging_handlers)
         routes = [
-            _get("/healthz", health.handle),
-            _get("/healthz/{check}", health.handle_one),
+            *health_routes(health),
             _get("/pods", pods.handle),
             _get("/runningpods", pods.handle_running),
             _get("/runningpods/", pods.handle_running),

@@ -19,6 +19,7 @@ from wasmlet.node import bootstrap, keys
 from wasmlet.node.bootstrap import Joining
 
 PLURAL = "certificatesigningrequests"
+PINS = (f"sha256:{'0' * 64}",)
 
 
 @pytest.fixture
@@ -142,13 +143,30 @@ def test_another_nodes_certificate_is_told(joining: Joining) -> None:
 async def test_joining_twice_changes_nothing_and_another_cluster_is_refused(joining: Joining) -> None:
     write_identity(joining)
     token = "abcdef.0123456789abcdef"
-    access = await bootstrap.join(joining, server="127.0.0.1:1", token=token, ca_hashes=())
+    access = await bootstrap.join(joining, server="127.0.0.1:1", token=token, ca_hashes=PINS)
     assert access.server == "https://127.0.0.1:1"
     with pytest.raises(ConflictError, match=r"has joined https://127\.0\.0\.1:1 already"):
-        await bootstrap.join(joining, server="127.0.0.1:2", token=token, ca_hashes=())
+        await bootstrap.join(joining, server="127.0.0.1:2", token=token, ca_hashes=PINS)
 
 
 def test_a_directory_that_cannot_be_written(joining: Joining) -> None:
     joining.kubeconfig.parent.touch()
     with pytest.raises(UserError, match="cannot write the kubeconfig"):
         bootstrap.write_kubeconfig(joining.kubeconfig, Authorities.make().access("https://x"), Path("/pair"))
+
+
+async def test_a_join_without_a_hash_must_be_wanted(joining: Joining) -> None:
+    write_identity(joining)
+    token = "abcdef.0123456789abcdef"
+    with pytest.raises(UserError, match=r"anybody who knows the token.*kubeadm token create --print-join-command"):
+        await bootstrap.join(joining, server="127.0.0.1:1", token=token, ca_hashes=())
+    await bootstrap.join(joining, server="127.0.0.1:1", token=token, ca_hashes=(), skips_ca_verification=True)
+
+
+def test_a_certificate_that_is_over_says_what_the_clock_says(
+    joining: Joining, caplog: pytest.LogCaptureFixture
+) -> None:
+    begin = datetime(2024, 1, 1, tzinfo=UTC)
+    write_identity(joining, begin=begin)
+    assert bootstrap.usable(joining, now=lambda: begin.timestamp() + 7200) is None
+    assert "over since 2024-01-01T01:00:00Z (this machine's clock: 2024-01-01T02:00:00Z)" in caplog.text

@@ -1,13 +1,18 @@
 """Health checks."""
 
+import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.support.agent import Agent
+from tests.support.waiting import eventually
 from tests.unit.server.kubelet_api import Api, Time, served
-from wasmlet.server.health import Health
+from wasmlet.server.health import Health, HealthPort
 
 
 @pytest.fixture
@@ -58,3 +63,39 @@ def test_the_bound_is_five_minutes_at_least() -> None:
 
 def test_without_a_loop_an_answer_is_proof_enough() -> None:
     assert Health()._sync_loop() == ""
+
+
+@contextlib.asynccontextmanager
+async def running(port: HealthPort) -> AsyncIterator[None]:
+    task = asyncio.get_running_loop().create_task(port.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_loopback_answers_everybody_and_nothing_else(time: Time) -> None:
+    port = HealthPort(Health(last_loop=lambda: 1000.0, now=time), 0)
+    async with running(port), aiohttp.ClientSession() as session:
+        base = f"http://127.0.0.1:{await eventually(lambda: port.port)}"
+        for path, status in (("/healthz", 200), ("/healthz/syncloop", 200), ("/pods", 404), ("/configz", 404)):
+            async with session.get(base + path) as response:
+                assert response.status == status
+        time.now += 301
+        async with session.get(f"{base}/healthz") as response:
+            assert response.status == 500
+    assert port.port == 0
+
+
+async def test_a_taken_port_is_waited_for(time: Time, caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = HealthPort(Health(now=time), other.getsockname()[1], retry_seconds=0.01)
+        async with running(port):
+            await eventually(lambda: caplog.records)
+            assert port.port == 0
+            other.close()
+            await eventually(lambda: port.port)
+    assert [each.getMessage() for each in caplog.records] == ["healthz not served"]

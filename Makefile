@@ -11,10 +11,11 @@ ENGINE_SOURCES := Cargo.toml Cargo.lock engine/Cargo.toml $(wildcard engine/src/
 PATHS := src tests bench demos
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check bench guests format wheel clean devcluster cluster
+.PHONY: help demo demo-cluster test check bench guests format wheel clean devcluster cluster
 
 help:
 	@echo "make demo     run every demo (installs what is missing, builds once)"
+	@echo "make demo-cluster  the same in a cluster: a real control plane, wasmlet as its node, and kubectl"
 	@echo "make test     run all tests"
 	@echo "make check    formatting, lints, types, import contract, guests' sources"
 	@echo "make cluster  a real control plane on loopback, until Ctrl-C (docs in devcluster/README.md)"
@@ -58,6 +59,9 @@ cluster: devcluster
 
 demo: $(VENV)/installed
 	$(BIN)/python demos/run.py $(BIN)/wasmlet
+
+demo-cluster: $(VENV)/installed registry devcluster
+	@$(BIN)/python demos/cluster.py $(BIN)/wasmlet "$$(devcluster/build.sh)"
 
 test: $(VENV)/installed registry devcluster
 	cargo test --release --locked --quiet

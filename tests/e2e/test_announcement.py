@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Wasmlet
-from tests.support.cluster import Cluster, running_cluster
+from tests.support.cluster import running_cluster
 from tests.support.guests import DEMOS, guest
-from tests.support.processes import end_all
+from tests.support.node import Node, running_node
 from tests.support.registry import docker_registry
 from tests.support.waiting import eventually_now
 
@@ -35,72 +32,19 @@ spec:
 """
 
 
-def free_port() -> str:
-    """A port for the kubelet API; several tests may run at once on one machine."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return str(probe.getsockname()[1])
-
-
-class Node:
-    """wasmlet, joined to a cluster by a bootstrap token."""
-
-    def __init__(self, wasmlet: Wasmlet, cluster: Cluster, images: str, log: IO[bytes]) -> None:
-        self.wasmlet = wasmlet
-        self.cluster = cluster
-        self.images = images
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = log
-        joined = wasmlet(
-            "join", "--server", cluster.server, "--token", cluster.bootstrap_token, "--ca-hash", cluster.ca_hash,
-            "--node-name", "krustlet",
-        )  # fmt: skip
-        assert b"joined as krustlet" in joined.stdout
-
-    def start(self) -> None:
-        """Start the agent, and wait until the cluster finds it ready."""
-        self.process = self.wasmlet.start("node", "--node-name", "krustlet", "--port", free_port(), output=self.log)
-        nodes = ("get", "nodes", "-o", "name")
-        eventually_now(lambda: "node/krustlet" in self.kubectl(*nodes), "registered", seconds=40)
-        self.kubectl("wait", "--for=condition=Ready", "node/krustlet", "--timeout=40s")
-
-    def kill(self) -> None:
-        """SIGKILL the agent; engines go on."""
-        if self.process is not None:
-            for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
-                if pipe is not None:
-                    pipe.close()
-            self.process.kill()
-            self.process.wait()
-
-    def kubectl(self, *arguments: str | Path, stdin: bytes = b"") -> str:
-        """A stock kubectl by the administrator."""
-        return self.cluster.kubectl(*arguments, stdin=stdin).stdout.decode()
-
-    def pods(self) -> list[dict[str, Any]]:
-        """Every pod of the namespace default."""
-        items: list[dict[str, Any]] = json.loads(self.kubectl("get", "pods", "-o", "json"))["items"]
-        return items
-
-
 @pytest.fixture
-def node(tmp_path: Path, wasmlet: Wasmlet) -> Iterator[Node]:
-    """A node in a cluster of its own, with a registry beside it."""
+def node(request: pytest.FixtureRequest, tmp_path: Path, wasmlet: Wasmlet) -> Iterator[Node]:
+    """A node in a cluster of its own, with a registry beside it; its parameter is a version to behave as."""
     (tmp_path / "registry").mkdir()
     with (
         docker_registry(tmp_path / "registry") as registry,
-        running_cluster(tmp_path / "cluster") as cluster,
-        (wasmlet.folder / "node.log").open("ab") as log,
+        running_cluster(tmp_path / "cluster", emulated_version=getattr(request, "param", None)) as cluster,
+        running_node(wasmlet, cluster, registry.address) as node,
     ):
-        made = Node(wasmlet, cluster, registry.address, log)
-        try:
-            made.start()
-            yield made
-        finally:
-            end_all(wasmlet.state)
-            made.kill()
+        yield node
 
 
+@pytest.mark.parametrize("node", [None, "1.34"], indirect=True, ids=["newest", "1.34"])
 def test_the_announcements_session(node: Node) -> None:
     row = node.kubectl("get", "nodes", "-o", "wide").splitlines()[1].split()
     assert row[:2] == ["krustlet", "Ready"]
@@ -132,12 +76,6 @@ def test_a_deployment_lives_through_the_agents_death(node: Node) -> None:
     eventually_now(lambda: len(node.pods()) == 1, "one replica")
     node.kubectl("delete", "deployment", "sleepers", "--timeout=40s")
     eventually_now(lambda: not node.pods(), "no pod")
-
-
-def test_a_pod_without_the_toleration_stays_away(node: Node) -> None:
-    node.kubectl("run", "linux", "--image=registry.invalid/linux:1", "--restart=Never")
-    scheduled = node.kubectl("get", "pod", "linux", "-o", "jsonpath={.spec.nodeName}")
-    assert scheduled == ""
 
 
 def _identity(pod: dict[str, Any]) -> tuple[str, str, int]:

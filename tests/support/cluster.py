@@ -67,17 +67,31 @@ class Cluster:
         """
         result = subprocess.run(
             [program(), "kubectl", *map(str, arguments)],
-            env={
-                **os.environ,
-                "KUBECONFIG": str(kubeconfig or self.admin_kubeconfig),
-                # Nobody's preferences, and a cache that goes with the cluster.
-                "HOME": str(self.directory / "home"),
-            },
-            input=stdin, capture_output=True, timeout=KUBECTL_SECONDS, check=False,
+            env=self._environment(kubeconfig), input=stdin, capture_output=True, timeout=KUBECTL_SECONDS, check=False,
         )  # fmt: skip
         if status is not None:
             assert result.returncode == status, (result.returncode, result.stdout, result.stderr)
         return result
+
+    @contextlib.contextmanager
+    def started_kubectl(self, *arguments: str | Path, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+        """Run kubectl beside the test, by the administrator, with `output` for both its streams."""
+        command = [str(program()), "kubectl", *map(str, arguments)]
+        with output.open("wb") as stream:
+            process = subprocess.Popen(command, env=self._environment(None), stdout=stream, stderr=stream)
+            try:
+                yield process
+            finally:
+                process.kill()
+                process.wait()
+
+    def _environment(self, kubeconfig: Path | None) -> dict[str, str]:
+        return {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig or self.admin_kubeconfig),
+            # Nobody's preferences, and a cache that goes with the cluster.
+            "HOME": str(self.directory / "home"),
+        }
 
     def log(self, component: str) -> str:
         """What a component has written."""

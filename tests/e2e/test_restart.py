@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Wasmlet
-from tests.e2e.test_announcement import Node
 from tests.support.cluster import running_cluster
 from tests.support.guests import guest
+from tests.support.node import Node, running_node
 from tests.support.processes import end, end_all, processes_of
 from tests.support.registry import docker_registry
 from tests.support.waiting import eventually_now
@@ -42,16 +42,11 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with (
         docker_registry(folder / "registry") as registry,
         running_cluster(folder / "cluster") as cluster,
-        (folder / "node.log").open("ab") as log,
+        running_node(wasmlet, cluster, registry.address) as made,
     ):
-        made = Node(wasmlet, cluster, registry.address, log)
         for name in ("sleep", "exit", "flaky"):
             wasmlet("push", guest(name), f"{registry.address}/{name}:1")
-        try:
-            yield made
-        finally:
-            end_all(wasmlet.state)
-            made.kill()
+        yield made
 
 
 @pytest.fixture

@@ -214,6 +214,8 @@ def _joined(rooms: Rooms, hub: Hub, cluster: Cluster) -> Rooms:
         tokens=cluster.tokens,
         service_variables=cluster.service_variables,
         refuse=cluster.shutdown.refuse,
+        node=cluster.offer,
+        runtime_handler=cluster.runtime_handler,
         addresses=NodeAddress(cluster.host_ips[0]),
     )
 

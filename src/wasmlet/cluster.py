@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from wasmlet.base.errors import WasmletError, first_of
+from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
@@ -22,6 +22,7 @@ from wasmlet.kube.events import Recorder, about_pod
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.objects import Objects
 from wasmlet.kube.objects_cache import ClusterObjects
+from wasmlet.kube.runtime_classes import RuntimeClasses
 from wasmlet.kube.services import Services
 from wasmlet.kube.settings import Settings as KubeSettings
 from wasmlet.kube.tokens import TokenSource, Wanted
@@ -29,10 +30,12 @@ from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
 from wasmlet.node import addresses, bootstrap, shutdown
 from wasmlet.node.composition import Node
 from wasmlet.node.files import Watched, follow
+from wasmlet.node.offer import Offer
 from wasmlet.node.report import Sources
 from wasmlet.node.settings import Settings as NodeSettings
 from wasmlet.node.shutdown import GracefulShutdown
 from wasmlet.node.sources import Machinery
+from wasmlet.pods import handlers
 from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
@@ -94,6 +97,8 @@ class Cluster:
         self.reporter = Reporter(self.client)
         self.tokens = PodTokens(TokenSource(self.client))
         self.services = Services(self.client)
+        self.runtime_classes = RuntimeClasses(self.client)
+        self.offer = Offer(self.client, settings.node, shares_address=True)
         self.dispatch: Dispatch | None = None
         self.shutdown = GracefulShutdown(settings.node, pods=self._living, terminate=self._terminate)
         self.machinery: Machinery | None = None
@@ -115,6 +120,20 @@ class Cluster:
     def service_variables(self, pod: Pod) -> Mapping[str, str]:
         """What the Services add to the environment of the pod's containers."""
         return self.services.variables(pod.metadata.namespace, links=pod.spec.enable_service_links is not False)
+
+    async def runtime_handler(self, pod: Pod) -> str:
+        """The handler of the pod's RuntimeClass; "" for a pod without one.
+
+        Raises:
+            UserError: The class is gone, or its handler is none of this node's; reason FailedCreatePodSandBox.
+        """
+        if pod.metadata.resource_version == "":
+            return await handlers.of_manifest(pod)  # of a terminal
+        name = pod.spec.runtime_class_name
+        try:
+            return handlers.check(await self.runtime_classes.handler(name) if name else "")
+        except NotFoundError as error:
+            raise NotFoundError(f"Failed to create pod sandbox: {error}", reason=handlers.SANDBOX_REASON) from None
 
     def release(self, uid: str) -> None:
         """The pod is gone."""
@@ -184,7 +203,9 @@ class Cluster:
                 if self.settings.healthz_port:
                     group.create_task(HealthPort(health, self.settings.healthz_port).run(), name="healthz")
                 group.create_task(self.services.run(), name="services")
+                group.create_task(self.runtime_classes.run(), name="runtime classes")
                 await node.synced.wait()
+                self.offer.begin(lambda: node.latest)
                 await self.services.synced.wait()
                 group.create_task(self.reporter.run(), name="status reports")
                 group.create_task(source.run(), name="pods of the API server")

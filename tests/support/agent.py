@@ -5,7 +5,7 @@ Fixtures end every engine that was ever started, whatever happened in the test.
 """
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,13 +15,14 @@ from wasmlet.base.clock import Clock, system_clock
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.kube.types import ContainerStatus, Pod
+from wasmlet.pods import handlers
 from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.admission import Refusal
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.facts import Attempt
 from wasmlet.pods.restarts import BackOff
-from wasmlet.pods.rooms import Rooms, Settings
+from wasmlet.pods.rooms import NodeSource, Rooms, Settings
 from wasmlet.pods.worker import Worker
 from wasmlet.sandbox import artifacts, engines
 from wasmlet.sandbox.logs import LogReader
@@ -65,6 +66,8 @@ class Agent:
         self.compile_memory_bytes = artifacts.DEFAULT_COMPILE_MEMORY_BYTES
         self.clock: Clock = system_clock
         self.refusal: Refusal | None = None
+        self.node: NodeSource | None = None
+        self.runtime_handler: Callable[[Pod], Awaitable[str]] = handlers.of_manifest
         self.hub = Recorder()
 
     async def start(self) -> None:
@@ -93,6 +96,8 @@ class Agent:
                 listener=self.hub,
                 clock=lambda: self.clock(),
                 refuse=lambda _: self.refusal,
+                node=self.node,
+                runtime_handler=lambda pod: self.runtime_handler(pod),
             )
         )
         self.engines.on_change = self.dispatch.wake

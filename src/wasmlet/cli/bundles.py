@@ -132,7 +132,7 @@ def _check_admission(pod: Pod, target: str) -> None:
     refusal = refuse(pod)
     if refusal is not None:
         name = "standard input" if target == "-" else target
-        raise UserError(f"{name}: {refusal.message.removeprefix('Pod was rejected: ')}", reason=refusal.reason)
+        raise UserError(f"{name}: {refusal.message}", reason=refusal.reason)
 
 
 def _without_effect(pod: Pod) -> Iterator[str]:

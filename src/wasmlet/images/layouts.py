@@ -31,6 +31,8 @@ from wasmlet.images.manifest import (
 
 WASM_LAYER: Final = "application/wasm"
 WASM_CONFIG: Final = "application/vnd.wasm.config.v0+json"
+LINUX_IMAGE: Final = "LinuxImage"
+"""The reason of errors about images that a Linux node could run: no pull will ever make them Wasm."""
 KRUSTLET_LAYER: Final = "application/vnd.wasm.content.layer.v1+wasm"
 KRUSTLET_CONFIG: Final = "application/vnd.wasm.config.v1+json"
 CNCF_CONFIGS: Final = (WASM_CONFIG, KRUSTLET_CONFIG)
@@ -132,7 +134,7 @@ def choose_platform(index: Index) -> Descriptor:
     """The entry of an index that holds Wasm: os `wasi…` or architecture `wasm`, or the only entry if it says nothing.
 
     Raises:
-        UserError: None does; the message names the platforms (reason `LinuxImage` when all are Linux).
+        UserError: None does; the message names the platforms (reason `LinuxImage` when one is Linux).
     """
     entries = [entry for entry in index.manifests if entry.platform is None or entry.platform.os != "unknown"]
     entries = [entry for entry in entries if entry.media_type in (OCI_MANIFEST, DOCKER_MANIFEST)]
@@ -146,11 +148,11 @@ def choose_platform(index: Index) -> Descriptor:
     if len(entries) == 1 and entries[0].platform is None:
         return entries[0]
     platforms = shown_list([str(entry.platform or Platform()) for entry in entries])
-    linux = bool(entries) and all(entry.platform is not None and entry.platform.os == "linux" for entry in entries)
+    if any(entry.platform is not None and entry.platform.os == "linux" for entry in entries):
+        raise _linux_image(platforms)
     raise UserError(
         f"the image has no WebAssembly platform, only: {platforms}",
         hint="wasmlet runs WebAssembly (platforms such as wasip1/wasm)",
-        reason="LinuxImage" if linux else None,
     )
 
 
@@ -224,13 +226,18 @@ def _file_system_image(manifest: Manifest, config: bytes) -> UserError:
     if system in _WASM_SYSTEMS or architecture in _WASM_ARCHITECTURES:
         return UserError(f"the image ({platform}) is a file system, which wasmlet does not read yet", hint=_READ)
     if system == "linux" or manifest.config.media_type in CONTAINER_CONFIGS:
-        return UserError(
-            f"it is a Linux container image ({platform}), and wasmlet runs WebAssembly",
-            hint="use an image that holds a Wasm module, or schedule the pod on a Linux node",
-            reason="LinuxImage",
-        )
+        return _linux_image(platform)
     found = f"config {shown(manifest.config.media_type)}, layers {shown_list([x.media_type for x in manifest.layers])}"
     return UserError(f"the image's layout is not known ({found})", hint=_READ)
+
+
+def _linux_image(platforms: str) -> UserError:
+    return UserError(
+        f"it is a Linux container image ({platforms}), and this node runs WebAssembly",
+        hint="use an image that holds a Wasm module; or send the pod to a Linux node: take out its toleration of "
+        "kubernetes.io/arch=wasm32-wasi, or give it the nodeSelector kubernetes.io/os: linux",
+        reason=LINUX_IMAGE,
+    )
 
 
 def _check_cncf_config(config: bytes) -> None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wasmlet.images.registry import Fetched, Registry
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
-PULL_REASONS: Final = ("ErrImagePull", "ErrImageNeverPull", "InvalidImageName")
+PULL_REASONS: Final = ("ErrImagePull", "ErrImageNeverPull", "InvalidImageName", layouts.LINUX_IMAGE)
 _STORE_ATTEMPTS: Final = 3  # another process would have to remove the image's blobs each time
 
 
@@ -361,7 +361,9 @@ def _about(verb: str, subject: str, *, for_pod: bool = False) -> Iterator[None]:
     try:
         yield
     except WasmletError as error:
-        if subject not in error.message:
+        if error.reason == layouts.LINUX_IMAGE:
+            error.message = f"{subject} cannot run here: {error.message}"
+        elif subject not in error.message:
             error.message = f"cannot {verb} {subject}: {error.message}"
         if for_pod and error.reason not in PULL_REASONS:
             error.reason = "ErrImagePull"

@@ -389,9 +389,17 @@ class RestartRule(Node):
     exit_codes: ExitCodes | None = None
 
 
+class AppArmorProfile(Leaf):
+    """securityContext.appArmorProfile; type RuntimeDefault, Localhost or Unconfined."""
+
+    type: str = ""
+    localhost_profile: str | None = None
+
+
 class ContainerSecurityContext(Node):
     """containers[].securityContext, the fields that mean something for a Wasm sandbox."""
 
+    app_armor_profile: AppArmorProfile | None = None
     run_as_user: int | None = None
     run_as_group: int | None = None
     run_as_non_root: bool | None = None
@@ -474,9 +482,19 @@ class ReadinessGate(Leaf):
     condition_type: str = ""
 
 
+class Sysctl(Leaf):
+    """spec.securityContext.sysctls[]."""
+
+    name: str = ""
+    value: str = ""
+
+
 class PodSecurityContext(Node):
     """spec.securityContext, the fields that mean something here."""
 
+    app_armor_profile: AppArmorProfile | None = None
+    supplemental_groups_policy: str | None = None
+    sysctls: list[Sysctl] = []
     run_as_user: int | None = None
     run_as_group: int | None = None
     run_as_non_root: bool | None = None
@@ -485,6 +503,12 @@ class PodSecurityContext(Node):
 
 class PodOS(Leaf):
     """spec.os."""
+
+    name: str = ""
+
+
+class PodResourceClaim(Leaf):
+    """spec.resourceClaims[]: devices by dynamic resource allocation."""
 
     name: str = ""
 
@@ -508,6 +532,7 @@ class PodSpec(Node):
     automount_service_account_token: bool | None = None
     node_name: str = ""
     host_network: bool = False
+    host_users: bool | None = None
     hostname: str = ""
     subdomain: str = ""
     hostname_override: str | None = None
@@ -522,6 +547,7 @@ class PodSpec(Node):
     priority_class_name: str = ""
     overhead: dict[str, str | int | float] = {}
     resources: ResourceRequirements | None = None
+    resource_claims: list[PodResourceClaim] = []
     os: PodOS | None = None
     share_process_namespace: bool | None = None
 

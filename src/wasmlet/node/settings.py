@@ -11,7 +11,8 @@ from typing import Final
 from wasmlet.base import quantity
 from wasmlet.base.errors import UserError
 from wasmlet.node import addresses
-from wasmlet.node.objects import RuntimeHandler, Taint
+from wasmlet.node.objects import RuntimeHandler, RuntimeHandlerFeatures, Taint
+from wasmlet.pods.handlers import HANDLERS
 
 __all__ = [
     "ARCHITECTURE_KEY",
@@ -37,6 +38,13 @@ DEFAULT_TAINTS: Final = (
     Taint(key=ARCHITECTURE_KEY, value=KRUSTLET_ARCHITECTURE, effect="NoSchedule"),
     Taint(key=ARCHITECTURE_KEY, value=KRUSTLET_ARCHITECTURE, effect="NoExecute"),
 )
+
+RUNTIME_HANDLERS: Final = tuple(
+    RuntimeHandler(name=name, features=RuntimeHandlerFeatures(recursive_read_only_mounts=True)) for name in HANDLERS
+)
+"""A read-only directory of WASI is so with everything below it, other mounts included."""
+
+DECLARED_FEATURES: Final = ("RestartAllContainersOnContainerExits",)
 
 EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 RESERVABLE: Final = ("cpu", "memory", "ephemeral-storage")
@@ -71,7 +79,7 @@ class Settings:
         pressure_seconds: A pressure stays for so long after it was last seen. Default 300.
         max_images: The largest images that the status lists; -1: all. Default 50.
         runtime_handlers: RuntimeClass handlers that work here; the empty name is the default one.
-        declared_features: status.declaredFeatures. Declare only what works. Default none.
+        declared_features: status.declaredFeatures. Declare only what works.
         kubelet_version: nodeInfo.kubeletVersion, as far as the API server is not older.
         status_seconds: How often the status is computed. Default 10, and
         report_seconds: how often it is sent when only heartbeats changed, 300.
@@ -109,8 +117,8 @@ class Settings:
     eviction_pids_share: float = 0.02
     pressure_seconds: float = 300.0
     max_images: int = 50
-    runtime_handlers: tuple[RuntimeHandler, ...] = (RuntimeHandler(), RuntimeHandler(name="wasmlet"))
-    declared_features: tuple[str, ...] = ()
+    runtime_handlers: tuple[RuntimeHandler, ...] = RUNTIME_HANDLERS
+    declared_features: tuple[str, ...] = DECLARED_FEATURES
     kubelet_version: str = KUBERNETES_VERSION
     status_seconds: float = 10.0
     report_seconds: float = 300.0

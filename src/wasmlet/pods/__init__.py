@@ -13,7 +13,8 @@ in engines, files below the pod's directory, statuses and news.
 - `start`     the one long step: image, artifact, environment, root, sandbox
 - `environment`, `expansion`, `downward`, `hosts` what a container is told
 - `endings`   what a container leaves
-- `admission` what is refused; pure
+- `admission` whether this node takes a pod, `validation` whether any could; `requests`, `affinity`, `demands`,
+  `handlers` what it asks for; pure
 - `probes`    liveness, readiness, startup
 - `bundle`    a pod on disk, and where its files are
 - `rooms`     what this room is given

@@ -14,8 +14,8 @@ from pathlib import Path
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.types import Pod
-from wasmlet.pods import admission, facts
 from wasmlet.pods import bundle as bundles
+from wasmlet.pods import facts, validation
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.worker import Worker
@@ -46,7 +46,7 @@ class Dispatch:
             saved = facts.load(directory)
             if saved is not None and saved.pod_ip and saved.torn_down_at is None:
                 self._rooms.addresses.claim(bundle.uid, wanted=saved.pod_ip)
-            self._serve(Worker(self._rooms, bundle, saved, fresh=False))
+            self._serve(Worker(self._rooms, bundle, saved, fresh=False, others=self._workers))
         return len(self._workers)
 
     async def close(self) -> None:
@@ -63,7 +63,7 @@ class Dispatch:
             ConflictError: A pod with this UID is here; or a detached one would share its name with another.
             RetryableError: The disk is full; nothing is kept.
         """
-        if not admission.is_uid(bundle.uid):
+        if not validation.is_uid(bundle.uid):
             raise UserError(f"metadata.uid {bundle.uid!r} is no UID")
         if bundle.uid in self._workers:
             raise ConflictError(f"a pod with UID {bundle.uid} is here already")
@@ -82,7 +82,7 @@ class Dispatch:
             raise RetryableError(
                 f"cannot keep pod {meta.name} in {directory}: {error.strerror}", hint="see to the disk and its space"
             ) from error
-        worker = Worker(self._rooms, bundle, None, fresh=True)
+        worker = Worker(self._rooms, bundle, None, fresh=True, others=self._workers)
         self._serve(worker)
         return worker
 

@@ -134,11 +134,15 @@ class Verdict(Fact):
 
 
 class Facts(Fact):
-    """Everything saved about one pod."""
+    """Everything saved about one pod.
+
+    `runtime_handler` is its RuntimeClass's, looked up when the pod was prepared: the class may be gone since.
+    """
 
     uid: str
     seen_at: float
     pod_ip: str = ""
+    runtime_handler: str = ""
     admitted_at: float | None = None
     verdict: Verdict | None = None
     volumes_at: float | None = None

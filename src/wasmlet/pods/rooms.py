@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +13,9 @@ from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
 from wasmlet.kube.objects import Objects
 from wasmlet.kube.types import Pod
+from wasmlet.pods import handlers
 from wasmlet.pods.accounts import News, Progress
-from wasmlet.pods.admission import Refusal
+from wasmlet.pods.admission import NodeFacts, Refusal
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.restarts import BackOff
 from wasmlet.sandbox.artifacts import Artifacts
@@ -72,14 +73,24 @@ class Listener(Protocol):
         """Long work goes on."""
 
 
-def _no_variables(_pod: Pod) -> Mapping[str, str]:
-    """There are no Services without a cluster."""
-    return {}
+class NodeSource(Protocol):
+    """The own Node as the cluster has it."""
+
+    async def facts(self, *, live: bool = False) -> NodeFacts:
+        """What admission looks at, once it is known; `live` reads it from the API server now."""
+
+    def allocatable(self) -> Mapping[str, str]:
+        """Quantities by resource."""
 
 
 def _refuse_nothing(_pod: Pod) -> Refusal | None:
     """There is no node that could want no more pods."""
     return None
+
+
+def _no_variables(_pod: Pod) -> Mapping[str, str]:
+    """There are no Services without a cluster."""
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +102,9 @@ class Rooms:
         objects: Where a pod's ConfigMaps and Secrets come from.
         tokens: Where service account tokens come from; None without a cluster.
         service_variables: What the Services of a pod's namespace add to its environment (contract 6.1).
-        refuse: Why the node takes no pod now, asked before anything else of a new one.
+        node: Whom pods of a cluster have to fit; None without a cluster.
+        refuse: Why the node takes no pod now (it shuts down), asked after everything else.
+        runtime_handler: The handler of a pod's RuntimeClass.
     """
 
     settings: Settings
@@ -103,7 +116,9 @@ class Rooms:
     objects: Callable[[Bundle], Objects] = Bundle.documents
     tokens: Tokens | None = None
     service_variables: Callable[[Pod], Mapping[str, str]] = _no_variables
+    node: NodeSource | None = None
     refuse: Callable[[Pod], Refusal | None] = _refuse_nothing
+    runtime_handler: Callable[[Pod], Awaitable[str]] = handlers.of_manifest
     clock: Clock = system_clock
     addresses: Addresses | NodeAddress = field(default_factory=Addresses)
     turns: Turns = field(default_factory=Turns)

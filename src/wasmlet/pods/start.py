@@ -19,12 +19,14 @@ from wasmlet.base.errors import Fault, GuestError, NotFoundError, WasmletError
 from wasmlet.base.files import read_if_present
 from wasmlet.images import library
 from wasmlet.images.credentials import Credential, parse_docker_config, parse_legacy_docker_config
+from wasmlet.images.layouts import LINUX_IMAGE
 from wasmlet.images.library import Image
 from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
-from wasmlet.pods import environment, facts, hosts, plan, restarts
+from wasmlet.pods import demands, environment, facts, hosts, plan, restarts
 from wasmlet.pods.accounts import Progress
 from wasmlet.pods.facts import Attempt, Failure
+from wasmlet.pods.handlers import ISOLATED
 from wasmlet.pods.rooms import Rooms
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import EngineBusyError, EngineGoneError
@@ -86,14 +88,15 @@ class Starter:
     async def set_up_volume(self, volume: Volume) -> HostVolume:
         """Make the volume, or bring it up to date, and remember where it is."""
         bundle = self._worker.bundle
-        made = await mount.set_up(
-            bundle.pod,
-            volume,
-            directory=self._worker.places.pod,
-            objects=self._rooms.objects(bundle),
-            fields=self._fields(),
-            tokens=self._rooms.tokens,
-        )
+        with _named(volume):
+            made = await mount.set_up(
+                bundle.pod,
+                volume,
+                directory=self._worker.places.pod,
+                objects=self._rooms.objects(bundle),
+                fields=self._fields(),
+                tokens=self._rooms.tokens,
+            )
         self._volumes[volume.name] = made
         return made
 
@@ -123,6 +126,7 @@ class Starter:
 
     async def _prepare(self, container: Container, number: int) -> _Plan:
         with _stage("config"):
+            demands.check(self._worker.bundle.pod, container)
             for volume in self._worker.bundle.pod.spec.volumes:
                 if volume.name not in self._volumes:  # an earlier agent made it; the worker keeps it up to date
                     await self.set_up_volume(volume)
@@ -216,10 +220,10 @@ class Starter:
         return compatibility, artifact
 
     def _pool_key(self) -> PoolKey:
-        """Pods with other people's directories get an engine of their own (design section 3)."""
+        """Pods with other people's directories, and those that ask for it, get an engine of their own (design 1, 3)."""
         pod = self._worker.bundle.pod
-        foreign = any(volume.foreign for volume in self._volumes.values())
-        return PoolKey(pod.metadata.namespace, pod.metadata.uid if foreign else "")
+        alone = self._worker.facts.runtime_handler == ISOLATED or any(each.foreign for each in self._volumes.values())
+        return PoolKey(pod.metadata.namespace, pod.metadata.uid if alone else "")
 
     def _fields(self) -> PodFields:
         settings, pod_ip = self._rooms.settings, self._worker.facts.pod_ip
@@ -227,7 +231,7 @@ class Starter:
             node_name=settings.node_name,
             host_ips=settings.host_ips,
             pod_ips=(pod_ip,) if pod_ip else (),
-            allocatable=settings.allocatable,
+            allocatable=settings.allocatable if self._rooms.node is None else self._rooms.node.allocatable(),
         )
 
     async def _environment(self, container: Container, image: Image) -> environment.Environment:
@@ -349,7 +353,8 @@ class Starter:
         self, container: Container, number: int, prepared: _Plan, artifact: protocol.Artifact
     ) -> protocol.SandboxSpec:
         pod, places = self._worker.bundle.pod, self._worker.places
-        limit = container.resources.limits.get("memory")
+        of_pod = pod.spec.resources.limits if pod.spec.resources is not None else {}
+        limit = container.resources.limits.get("memory", of_pod.get("memory"))
         return protocol.SandboxSpec(
             pod_uid=pod.metadata.uid,
             pod_namespace=pod.metadata.namespace,
@@ -376,6 +381,8 @@ class Starter:
         stage = "image" if error.fault is Fault.GUEST else failed.stage  # a guest that cannot run is retried rarely
         now = self._rooms.clock()
         delay = plan.retry_delay(before, stage=stage, back_off=settings.back_off, sync_seconds=settings.sync_seconds)
+        if error.reason == LINUX_IMAGE:  # it has been pulled; only another image under its name can change that
+            shown, stage, delay = "CreateContainerError", "create", settings.back_off.maximum_seconds
         return Failure(
             stage=stage, shown=shown, message=str(error), error=str(error), cause=error.reason, fault=error.fault.value,
             not_found=failed.stage == "image" and isinstance(error, NotFoundError),
@@ -401,6 +408,20 @@ def _stage(name: str) -> Iterator[None]:
     except OSError as error:
         about = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         raise _StageError(name, WasmletError(about, hint="see to the node's disk")) from error
+
+
+@contextlib.contextmanager
+def _named(volume: Volume) -> Iterator[None]:
+    """Errors say which volume they are about, in the kubelet's words (contract section 12)."""
+    text = f'MountVolume.SetUp failed for volume "{volume.name}" : '
+    try:
+        yield
+    except WasmletError as error:
+        error.message = text + error.message
+        raise
+    except OSError as error:
+        about = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+        raise WasmletError(text + about, hint="see to the node's disk") from error
 
 
 def pull_policy(container: Container) -> Literal["Always", "IfNotPresent", "Never"]:

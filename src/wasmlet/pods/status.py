@@ -18,8 +18,10 @@ from wasmlet.kube.types import (
     Pod,
     PodCondition,
     PodStatus,
+    VolumeMount,
     VolumeMountStatus,
 )
+from wasmlet.pods.demands import is_recursively_read_only
 from wasmlet.pods.facts import Attempt
 from wasmlet.pods.plan import View, has_completed, has_started
 from wasmlet.pods.restarts import Decision, decide, is_sidecar, restart_at
@@ -78,6 +80,8 @@ def exit_code(view: View) -> int:
 
 def _phase(view: View) -> str:
     facts, spec = view.facts, view.pod.spec
+    if facts.verdict is not None and facts.admitted_at is None:
+        return facts.verdict.phase  # nothing has run, so there is nothing to wait for
     apps = [view.of(container) for container in spec.containers]
     if facts.ended_at is not None:
         if facts.verdict is not None:
@@ -106,8 +110,10 @@ def _initializing(view: View, container: Container) -> bool:
 
 
 def _qos_class(pod: Pod) -> str:
-    """By cpu and memory alone (contract 4.3)."""
+    """By cpu and memory alone: the pod's own resources where it has any, else its containers' (contract 4.3)."""
     resources = [each.resources for each in [*pod.spec.containers, *pod.spec.init_containers]]
+    if pod.spec.resources is not None and (pod.spec.resources.limits or pod.spec.resources.requests):
+        resources = [pod.spec.resources]
     if not any(name in each.limits or name in each.requests for each in resources for name in ("cpu", "memory")):
         return "BestEffort"
     for each in resources:
@@ -155,11 +161,18 @@ def _container_status(view: View, container: Container) -> ContainerStatus:
                 name=mount.name,
                 mount_path=mount.mount_path,
                 read_only=mount.read_only,
-                recursive_read_only="Disabled" if mount.read_only else None,
+                recursive_read_only=_recursion(mount),
             )
             for mount in container.volume_mounts
         ],
     )
+
+
+def _recursion(mount: VolumeMount) -> str | None:
+    """Of a read-only mount: whether what is mounted below it is read-only too, if the pod asked for that."""
+    if not mount.read_only:
+        return None
+    return "Enabled" if is_recursively_read_only(mount) else "Disabled"
 
 
 def _states(view: View, container: Container) -> tuple[ContainerState, ContainerState]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
+from functools import cached_property
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,12 +21,14 @@ from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
-from wasmlet.pods import admission, facts, plan, restarts, status
+from wasmlet.pods import admission, facts, plan, requests, restarts, status
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods.accounts import News
+from wasmlet.pods.admission import Neighbour, NodeFacts, Refusal
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.pods.endings import read_end
 from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
+from wasmlet.pods.handlers import SANDBOX_REASON
 from wasmlet.pods.probes import Key, Prober, Result
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.start import Starter
@@ -46,13 +49,17 @@ class Worker:
 
     Args:
         fresh: False for a pod found on disk when the agent started.
+        others: Every worker of this agent by UID, as it is now: the pods that this one has to fit beside.
     """
 
-    def __init__(self, rooms: Rooms, bundle: Bundle, saved: Facts | None, *, fresh: bool) -> None:
+    def __init__(
+        self, rooms: Rooms, bundle: Bundle, saved: Facts | None, *, fresh: bool, others: Mapping[str, Worker]
+    ) -> None:
         self.bundle = bundle
         self.facts = saved or Facts(uid=bundle.uid, seen_at=rooms.clock())
         self.places = Places(rooms.settings.directory, rooms.settings.log_directory, bundle.pod)
         self._rooms = rooms
+        self._others = others
         self._fresh = fresh
         self._refresh_at = rooms.clock() + rooms.settings.refresh_seconds
         self._changed = asyncio.Event()
@@ -170,7 +177,8 @@ class Worker:
         logger.debug("step", extra={"pod": self.bundle.pod.metadata.name, "step": step})
         match step:
             case plan.Admit():
-                self._admit()
+                with contextlib.suppress(InterruptedWorkError):
+                    await self._admit()
                 if self.facts.verdict is None:  # saved with the next fact; until then nothing has come of it
                     self._rooms.listener.changed(self.bundle.uid)
                     return
@@ -240,17 +248,41 @@ class Worker:
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
-    def _admit(self) -> None:
+    async def _admit(self) -> None:
+        """Nothing may come between the decision and its fact: two pods would both have the last room."""
+        source = self._rooms.node if self.bundle.source != "local" else None
+        if source is None:
+            refusal = self._refusal(None)
+        else:
+            refusal = self._refusal(await self.unless_ending(source.facts()))
+            if refusal is not None and refusal.reason == admission.NODE_AFFINITY:
+                refusal = self._refusal(await self.unless_ending(source.facts(live=True)))
         now = self._rooms.clock()
-        refusal = self._rooms.refuse(self.bundle.pod) or admission.refuse(self.bundle.pod)
         if refusal is None:
             self.facts.admitted_at = now
             return
-        self.facts.verdict = Verdict(phase="Failed", reason=refusal.reason, message=refusal.message, at=now)
+        message = f"Pod was rejected: {refusal.message}"
+        self.facts.verdict = Verdict(phase="Failed", reason=refusal.reason, message=message, at=now)
         self.tell("Warning", refusal.reason, refusal.message)
+
+    def _refusal(self, node: NodeFacts | None) -> Refusal | None:
+        pod = self.bundle.pod
+        neighbours = [each.neighbour for each in self._others.values() if each is not self and each.holds_room]
+        return admission.refuse(pod, node, neighbours) or self._rooms.refuse(pod)
+
+    @property
+    def holds_room(self) -> bool:
+        """Whether it counts when another pod wants to come in; the scheduler knows nothing of local pods."""
+        return self.bundle.source != "local" and self.facts.admitted_at is not None and self.facts.ended_at is None
+
+    @cached_property
+    def neighbour(self) -> Neighbour:
+        """The pod as admission sees it beside another one."""
+        return Neighbour(self.bundle.pod, requests.of_pod(self.bundle.pod))
 
     async def _prepare(self) -> None:
         try:
+            self.facts.runtime_handler = await self._rooms.runtime_handler(self.bundle.pod)
             self.facts.pod_ip = self._rooms.addresses.claim(self.bundle.uid)
             await self._make_directories()
         except (WasmletError, OSError) as error:
@@ -284,7 +316,8 @@ class Worker:
             cause=error.reason if isinstance(error, WasmletError) else "FailedMount",
             count=count, retry_at=now + min(self._rooms.settings.sync_seconds, wait),
         )  # fmt: skip
-        self.tell("Warning", "FailedMount", str(error))
+        is_sandbox = self.facts.volume_failure.cause == SANDBOX_REASON
+        self.tell("Warning", SANDBOX_REASON if is_sandbox else "FailedMount", str(error))
 
     def _back_off(self, name: str) -> None:
         failure = self.facts.container(name).failure

@@ -138,6 +138,7 @@ def test_the_wasm_platform_of_an_index_is_chosen(entries: list[Descriptor], chos
             "linux/amd64, linux/arm64",
             True,
         ),
+        ([entry("linux", "amd64"), entry("windows", "amd64")], "linux/amd64, windows/amd64", True),
         ([entry("windows", "amd64")], "windows/amd64", False),
         ([entry(None), entry(None)], "\\?/\\?", False),
         ([], "none", False),

@@ -22,6 +22,8 @@ from wasmlet.images.library import Library, Progress, PullPolicy
 from wasmlet.images.manifest import OCI_INDEX, digest_of
 from wasmlet.images.settings import Settings
 
+TAR = "application/vnd.oci.image.layer.v1.tar+gzip"
+
 
 def half_done(settings: Settings) -> list[Path]:
     return list((settings.directory / "ingest").iterdir())
@@ -154,20 +156,20 @@ async def test_an_index_gives_its_wasm_image_under_its_own_digest(library: Libra
 
 
 @pytest.mark.parametrize(
-    ("config_type", "config", "layer_type", "words"),
+    ("config_type", "config", "layer_type", "words", "reason"),
     [
-        (WASM_CONFIG, b"{}", "application/vnd.example", "application/vnd.example.*wasmlet reads"),
-        (CONTAINER_CONFIGS[0], b'{"os":"linux"}', "application/vnd.oci.image.layer.v1.tar+gzip", "Linux container"),
+        (WASM_CONFIG, b"{}", "application/vnd.example", "application/vnd.example.*wasmlet reads", "ErrImagePull"),
+        (CONTAINER_CONFIGS[0], b'{"os":"linux"}', TAR, "cannot run here: it is a Linux container image", "LinuxImage"),
     ],
 )
 async def test_images_that_are_not_read_are_not_downloaded(
-    library: Library, fake: FakeRegistry, config_type: str, config: bytes, layer_type: str, words: str
+    library: Library, fake: FakeRegistry, config_type: str, config: bytes, layer_type: str, words: str, reason: str
 ) -> None:
     document = fake.manifest(config_type, config, (layer_type, b"layer"))
     fake.add_manifest("x", document)
     with pytest.raises(UserError, match=words) as caught:
         await library.ensure(f"{fake.address}/test/hello:x", pull_policy="Always")
-    assert caught.value.reason == "ErrImagePull"
+    assert caught.value.reason == reason
     assert f"{fake.address}/test/hello:x" in str(caught.value)
     assert fake.count("GET", document["layers"][0]["digest"]) == 0
 

@@ -46,8 +46,12 @@ def test_a_status_on_the_wire() -> None:
         "operatingSystem": "linux", "architecture": "wasm-wasi",
     }  # fmt: skip
     assert found["features"] == {"supplementalGroupsPolicy": False}
-    assert found["runtimeHandlers"] == [{}, {"name": "wasmlet"}]
-    assert "declaredFeatures" not in found
+    assert found["runtimeHandlers"] == [
+        {"features": {"recursiveReadOnlyMounts": True}},
+        {"name": "wasmlet", "features": {"recursiveReadOnlyMounts": True}},
+        {"name": "wasmlet-isolated", "features": {"recursiveReadOnlyMounts": True}},
+    ]
+    assert found["declaredFeatures"] == ["RestartAllContainersOnContainerExits"]
 
 
 def test_capacity_is_what_there_is_and_allocatable_what_is_left() -> None:

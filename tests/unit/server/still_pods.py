@@ -19,7 +19,7 @@ class StillPod:
         self.bundle = bundle
         self._rotations = 0
         facts = Facts(uid=bundle.uid, seen_at=START, admitted_at=START, volumes_at=START)
-        self.worker = Worker(agent.dispatch._rooms, bundle, facts, fresh=False)
+        self.worker = Worker(agent.dispatch._rooms, bundle, facts, fresh=False, others={})
         agent.dispatch._workers[bundle.uid] = self.worker
 
     @property

@@ -31,9 +31,9 @@ def flaky(runs: int, name: str = "main", **fields: Any) -> Container:
     return container(name, "flaky", f"{DATA}/{name}", str(runs), volume_mounts=mounts, **fields)
 
 
-def data_volume() -> Volume:
-    """The emptyDir that `flaky` counts in."""
-    return Volume(name="data", empty_dir=EmptyDirVolume())
+def data_volume(name: str = "data") -> Volume:
+    """An emptyDir; `flaky` counts in the one named `data`."""
+    return Volume(name=name, empty_dir=EmptyDirVolume())
 
 
 def pod(*containers: Container, name: str = "", namespace: str = "default", **spec: Any) -> Pod:

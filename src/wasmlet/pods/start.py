@@ -52,7 +52,7 @@ _SHOWN = {
     "config": "CreateContainerConfigError",
     "create": "CreateContainerError",
 }
-_OWN_IMAGE_REASONS = ("ErrImageNeverPull", "InvalidImageName")
+_OWN_REASONS = ("ErrImageNeverPull", "InvalidImageName", environment.REASON)
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,7 @@ class Starter:
 
     def _failure(self, failed: _StageError, before: Failure | None) -> Failure:
         settings, error = self._rooms.settings, failed.error
-        shown = error.reason if error.reason in _OWN_IMAGE_REASONS else _SHOWN[failed.stage]
+        shown = error.reason if error.reason in _OWN_REASONS else _SHOWN[failed.stage]
         stage = "image" if error.fault is Fault.GUEST else failed.stage  # a guest that cannot run is retried rarely
         now = self._rooms.clock()
         delay = plan.retry_delay(before, stage=stage, back_off=settings.back_off, sync_seconds=settings.sync_seconds)

@@ -35,11 +35,17 @@ class Refusal:
     """Why a pod is not taken; final (its phase becomes Failed).
 
     Attributes:
-        message: What the event says; the pod's status says it after "Pod was rejected: ".
+        message: What the event says.
     """
 
     reason: str
     message: str
+
+    @property
+    def status_message(self) -> str:
+        """What the pod's status says; a shutdown's text has the beginning already (contract 1.5)."""
+        begins = self.message.startswith("Pod was rejected")
+        return self.message if begins else f"Pod was rejected: {self.message}"
 
 
 @dataclass(frozen=True)

@@ -261,8 +261,7 @@ class Worker:
         if refusal is None:
             self.facts.admitted_at = now
             return
-        message = f"Pod was rejected: {refusal.message}"
-        self.facts.verdict = Verdict(phase="Failed", reason=refusal.reason, message=message, at=now)
+        self.facts.verdict = Verdict(phase="Failed", reason=refusal.reason, message=refusal.status_message, at=now)
         self.tell("Warning", refusal.reason, refusal.message)
 
     def _refusal(self, node: NodeFacts | None) -> Refusal | None:

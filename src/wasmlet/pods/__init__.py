@@ -13,8 +13,9 @@ in engines, files below the pod's directory, statuses and news.
 - `start`     the one long step: image, artifact, environment, root, sandbox
 - `environment`, `expansion`, `downward`, `hosts` what a container is told
 - `endings`   what a container leaves
-- `admission` whether this node takes a pod, `validation` whether any could; `requests`, `affinity`, `demands`,
-  `handlers` what it asks for; pure
+- `admission` whether this node takes a pod, `validation` whether any could; `preemption` who makes room for it;
+  `requests`, `quality`, `affinity`, `demands`, `handlers` what it asks for; pure
+- `entrance`  the edge of admission
 - `probes`    liveness, readiness, startup
 - `bundle`    a pod on disk, and where its files are
 - `rooms`     what this room is given

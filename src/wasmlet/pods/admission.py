@@ -11,9 +11,21 @@ from dataclasses import dataclass, field
 
 from wasmlet.kube.types import AppArmorProfile, Container, Pod, Toleration
 from wasmlet.pods import affinity, requests, validation
+from wasmlet.pods.quality import BEST_EFFORT, qos_class
 from wasmlet.pods.requests import Amounts
 
-__all__ = ["NODE_AFFINITY", "Neighbour", "NodeFacts", "Refusal", "Taint", "is_critical", "is_static", "refuse"]
+__all__ = [
+    "NODE_AFFINITY",
+    "Neighbour",
+    "NodeFacts",
+    "Refusal",
+    "Shortage",
+    "Taint",
+    "is_critical",
+    "is_static",
+    "refuse",
+    "shortages",
+]
 
 CRITICAL_PRIORITY = 2_000_000_000
 """From here on a pod is critical (scheduling.SystemCriticalPriority)."""
@@ -123,15 +135,9 @@ def _pressure(pod: Pod, node: NodeFacts, _neighbours: Sequence[Neighbour]) -> Re
         return None
     if list(node.pressures) == [MEMORY_PRESSURE]:
         taint = Taint(MEMORY_PRESSURE_TAINT, effect="NoSchedule")
-        if not _is_best_effort(pod) or _is_tolerated(taint, pod.spec.tolerations):
+        if qos_class(pod) != BEST_EFFORT or _is_tolerated(taint, pod.spec.tolerations):
             return None
     return Refusal("Evicted", f"The node had condition: [{' '.join(sorted(node.pressures))}]. ")
-
-
-def _is_best_effort(pod: Pod) -> bool:
-    own = [pod.spec.resources] if pod.spec.resources is not None else []
-    resources = own + [each.resources for each in (*pod.spec.containers, *pod.spec.init_containers)]
-    return not any(name in each.limits or name in each.requests for each in resources for name in ("cpu", "memory"))
 
 
 def _sysctls(pod: Pod, _node: NodeFacts, _neighbours: Sequence[Neighbour]) -> Refusal | None:
@@ -174,9 +180,9 @@ def _groups(pod: Pod, node: NodeFacts, _neighbours: Sequence[Neighbour]) -> Refu
 
 def _predicates(pod: Pod, node: NodeFacts, neighbours: Sequence[Neighbour]) -> Refusal | None:
     """Resources first, but for a critical pod last: it may take them from others."""
-    shortage = next(_shortages(pod, node, neighbours), None)
+    shortage = next(shortages(pod, node, neighbours), None)
     if shortage is not None and not is_critical(pod):
-        return shortage
+        return shortage.refusal
     if not affinity.wants(pod, name=node.name, labels=node.labels):
         return _failed(NODE_AFFINITY, "node(s) didn't match Pod's node affinity/selector")
     if pod.spec.node_name not in ("", node.name):
@@ -187,18 +193,39 @@ def _predicates(pod: Pod, node: NodeFacts, neighbours: Sequence[Neighbour]) -> R
         taint.effect == "NoExecute" and not _is_tolerated(taint, pod.spec.tolerations) for taint in node.taints
     ):
         return _failed("TaintToleration", "node(s) had taints that the pod didn't tolerate")
-    return shortage
+    return None if shortage is None else shortage.refusal
 
 
 def _failed(predicate: str, text: str) -> Refusal:
     return Refusal(predicate, f"Predicate {predicate} failed: {text}")
 
 
-def _shortages(pod: Pod, node: NodeFacts, neighbours: Sequence[Neighbour]) -> Iterator[Refusal]:
+@dataclass(frozen=True)
+class Shortage:
+    """A resource that does not suffice; in the units of requests."""
+
+    resource: str
+    requested: int
+    used: int
+    capacity: int
+
+    @property
+    def missing(self) -> int:
+        """How much others would have to give."""
+        return self.requested - (self.capacity - self.used)
+
+    @property
+    def refusal(self) -> Refusal:
+        """What it means for the pod."""
+        message = f"Node didn't have enough resource: {self.resource}, requested: {self.requested}, used: {self.used}"
+        return Refusal(f"OutOf{self.resource}", f"{message}, capacity: {self.capacity}")
+
+
+def shortages(pod: Pod, node: NodeFacts, neighbours: Sequence[Neighbour]) -> Iterator[Shortage]:
     """Every resource that does not suffice, in the scheduler's order."""
     allocatable = requests.amounts_of(node.allocatable)
     if len(neighbours) + 1 > (capacity := allocatable.get("pods", 0)):
-        yield _out_of("pods", 1, len(neighbours), capacity)
+        yield Shortage("pods", 1, len(neighbours), capacity)
     wanted = requests.of_pod(pod)
     used = requests.total(each.requests for each in neighbours)
     plain = [name for name in ("cpu", "memory", "ephemeral-storage") if name in wanted]
@@ -206,12 +233,7 @@ def _shortages(pod: Pod, node: NodeFacts, neighbours: Sequence[Neighbour]) -> It
         if _is_extended(name) and name not in allocatable:
             continue  # of the cluster, not of a node
         if wanted[name] > 0 and wanted[name] > allocatable.get(name, 0) - used.get(name, 0):
-            yield _out_of(name, wanted[name], used.get(name, 0), allocatable.get(name, 0))
-
-
-def _out_of(resource: str, requested: int, used: int, capacity: int) -> Refusal:
-    message = f"Node didn't have enough resource: {resource}, requested: {requested}, used: {used}"
-    return Refusal(f"OutOf{resource}", f"{message}, capacity: {capacity}")
+            yield Shortage(name, wanted[name], used.get(name, 0), allocatable.get(name, 0))
 
 
 def _is_extended(name: str) -> bool:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from wasmlet.base import quantity
 from wasmlet.base.clock import to_text
-from wasmlet.base.errors import UserError
 from wasmlet.kube.types import (
     IP,
     Container,
@@ -15,7 +13,6 @@ from wasmlet.kube.types import (
     ContainerStateTerminated,
     ContainerStateWaiting,
     ContainerStatus,
-    Pod,
     PodCondition,
     PodStatus,
     VolumeMount,
@@ -24,6 +21,7 @@ from wasmlet.kube.types import (
 from wasmlet.pods.demands import is_recursively_read_only
 from wasmlet.pods.facts import Attempt
 from wasmlet.pods.plan import View, has_completed, has_started
+from wasmlet.pods.quality import qos_class
 from wasmlet.pods.restarts import Decision, decide, is_sidecar, restart_at
 
 RUNTIME_NAME = "wasmlet"
@@ -54,7 +52,7 @@ def render(view: View, *, host_ips: tuple[str, ...] = (), previous: PodStatus | 
         pod_ip=facts.pod_ip,
         pod_ips=[IP(ip=facts.pod_ip)] if facts.pod_ip else [],
         start_time=to_text(facts.seen_at),
-        qos_class=before.qos_class or _qos_class(pod),
+        qos_class=before.qos_class or qos_class(pod),
         init_container_statuses=inits,
         container_statuses=sorted(apps, key=lambda each: each.name),
     )
@@ -107,28 +105,6 @@ def _initializing(view: View, container: Container) -> bool:
     if is_sidecar(container, spec=view.pod.spec):
         return attempt is None and view.of(container).last is None
     return attempt is None or attempt.finished_at is None or attempt.exit_code != 0
-
-
-def _qos_class(pod: Pod) -> str:
-    """By cpu and memory alone: the pod's own resources where it has any, else its containers' (contract 4.3)."""
-    resources = [each.resources for each in [*pod.spec.containers, *pod.spec.init_containers]]
-    if pod.spec.resources is not None and (pod.spec.resources.limits or pod.spec.resources.requests):
-        resources = [pod.spec.resources]
-    if not any(name in each.limits or name in each.requests for each in resources for name in ("cpu", "memory")):
-        return "BestEffort"
-    for each in resources:
-        for name in ("cpu", "memory"):
-            limit = each.limits.get(name)
-            if limit is None or not _are_equal(each.requests.get(name, limit), limit):
-                return "Burstable"
-    return "Guaranteed"
-
-
-def _are_equal(one: quantity.Quantity, other: quantity.Quantity) -> bool:
-    try:
-        return quantity.parse(one) == quantity.parse(other)
-    except UserError:  # the start says so; a status has to be made all the same
-        return str(one) == str(other)
 
 
 # --- containers -------------------------------------------------------------------------------------------------------

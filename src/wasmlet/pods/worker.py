@@ -21,12 +21,13 @@ from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
-from wasmlet.pods import admission, facts, plan, requests, restarts, status
 from wasmlet.pods import bundle as bundles
+from wasmlet.pods import facts, plan, requests, restarts, status
 from wasmlet.pods.accounts import News
-from wasmlet.pods.admission import Neighbour, NodeFacts, Refusal
+from wasmlet.pods.admission import Neighbour
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.pods.endings import read_end
+from wasmlet.pods.entrance import Entrance
 from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
 from wasmlet.pods.handlers import SANDBOX_REASON
 from wasmlet.pods.probes import Key, Prober, Result
@@ -59,7 +60,6 @@ class Worker:
         self.facts = saved or Facts(uid=bundle.uid, seen_at=rooms.clock())
         self.places = Places(rooms.settings.directory, rooms.settings.log_directory, bundle.pod)
         self._rooms = rooms
-        self._others = others
         self._fresh = fresh
         self._refresh_at = rooms.clock() + rooms.settings.refresh_seconds
         self._changed = asyncio.Event()
@@ -69,6 +69,7 @@ class Worker:
         self._written = b""
         self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
         self._starter = Starter(rooms, self)
+        self._entrance = Entrance(rooms, self, others)
 
     def __repr__(self) -> str:
         return f"<Worker {self.bundle.pod.metadata.name} {plan.stage(self.view()).value}>"
@@ -172,13 +173,13 @@ class Worker:
     async def _do(self, step: plan.Step) -> None:
         if isinstance(step, plan.Wait):
             self._save()
-            await self._wait(step.until)
+            await self.wait(step.until)
             return
         logger.debug("step", extra={"pod": self.bundle.pod.metadata.name, "step": step})
         match step:
             case plan.Admit():
                 with contextlib.suppress(InterruptedWorkError):
-                    await self._admit()
+                    await self._entrance.admit()
                 if self.facts.verdict is None:  # saved with the next fact; until then nothing has come of it
                     self._rooms.listener.changed(self.bundle.uid)
                     return
@@ -234,7 +235,8 @@ class Worker:
         except (WasmletError, OSError) as error:
             self.tell("Warning", "FailedMount", str(error))
 
-    async def _wait(self, until: float | None) -> None:
+    async def wait(self, until: float | None) -> None:
+        """Until something happens to the pod, or a moment comes, or its volumes are due."""
         if plan.stage(self.view()) is plan.Stage.RUNNING and any(map(mount.is_followed, self.bundle.pod.spec.volumes)):
             until = self._refresh_at if until is None else min(until, self._refresh_at)
         seconds = None if until is None else max(0.0, until - self._rooms.clock())
@@ -247,27 +249,6 @@ class Worker:
         return await unless(self._ending, work, name=f"step of {self.bundle.uid}")
 
     # --- steps --------------------------------------------------------------------------------------------------------
-
-    async def _admit(self) -> None:
-        """Nothing may come between the decision and its fact: two pods would both have the last room."""
-        source = self._rooms.node if self.bundle.source != "local" else None
-        if source is None:
-            refusal = self._refusal(None)
-        else:
-            refusal = self._refusal(await self.unless_ending(source.facts()))
-            if refusal is not None and refusal.reason == admission.NODE_AFFINITY:
-                refusal = self._refusal(await self.unless_ending(source.facts(live=True)))
-        now = self._rooms.clock()
-        if refusal is None:
-            self.facts.admitted_at = now
-            return
-        self.facts.verdict = Verdict(phase="Failed", reason=refusal.reason, message=refusal.status_message, at=now)
-        self.tell("Warning", refusal.reason, refusal.message)
-
-    def _refusal(self, node: NodeFacts | None) -> Refusal | None:
-        pod = self.bundle.pod
-        neighbours = [each.neighbour for each in self._others.values() if each is not self and each.holds_room]
-        return admission.refuse(pod, node, neighbours) or self._rooms.refuse(pod)
 
     @property
     def holds_room(self) -> bool:
@@ -360,7 +341,7 @@ class Worker:
             await asyncio.to_thread(self._remove_containers)
         except (WasmletError, OSError) as error:
             logger.error("tear down failed", extra={"pod": self.bundle.uid, "error": str(error)})
-            await self._wait(self._rooms.clock() + FULL_DISK_RETRY_SECONDS)
+            await self.wait(self._rooms.clock() + FULL_DISK_RETRY_SECONDS)
             return
         self._rooms.addresses.release(self.bundle.uid)
         self.facts.torn_down_at = self._rooms.clock()

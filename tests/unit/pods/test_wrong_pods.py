@@ -453,3 +453,37 @@ async def test_a_missing_limit_is_what_the_node_says_now(agent: Agent) -> None:
     values = dict(line.split("=", 1) for line in agent.output(submitted).decode().splitlines() if "=" in line)
     assert [values[f"V{number}"] for number in range(4)] == ["1930", "3072", str(7 << 30), "0"]
     assert agent.output(submitted, "file") == b"2"
+
+
+# --- critical pods ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_critical_pod_comes_in_when_a_lesser_one_has_gone(agent: Agent) -> None:
+    await join(agent)
+    lesser, kept = of_api(sleeping("1500m")), of_api(sleeping("500m"))
+    for each in (lesser, kept):
+        each.pod.spec.termination_grace_period_seconds = 1
+        agent.dispatch.submit(each)
+        await agent.until_running(each)
+    critical = of_api(sleeping("1"), priority=2_000_000_000)
+    agent.dispatch.submit(critical)
+    await agent.until_running(critical)
+    status = agent.worker(lesser).status()
+    assert (status.phase, status.reason) == ("Failed", "Preempting")
+    assert status.message == "Preempted in order to admit critical pod"
+    target = [each for each in status.conditions if each.type == "DisruptionTarget"]
+    assert [(each.status, each.reason) for each in target] == [("True", "TerminationByKubelet")]
+    assert agent.told("Preempting") == ["Preempted in order to admit critical pod"]
+    assert agent.worker(kept).status().phase == "Running"
+    assert (agent.worker(lesser).facts.ended_at or 0) <= (agent.worker(critical).facts.admitted_at or 0)
+
+
+async def test_a_critical_pod_for_which_nobody_could_make_room_is_refused(agent: Agent) -> None:
+    await join(agent)
+    kept, critical = of_api(sleeping("1")), of_api(sleeping("3"), priority=2_000_000_000)
+    agent.dispatch.submit(kept)
+    await agent.until_running(kept)
+    agent.dispatch.submit(critical)
+    assert await agent.until_ended(critical) == "Failed"
+    assert agent.worker(critical).status().reason == "UnexpectedAdmissionError"
+    assert agent.worker(kept).status().phase == "Running"

@@ -30,7 +30,7 @@ from wasmlet.node.machine import allocatable
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
-from wasmlet.sandbox import artifacts, engines
+from wasmlet.sandbox import artifacts, engines, placement
 from wasmlet.sandbox.network import NodeAddress
 from wasmlet.sandbox.program import find_engine_program
 from wasmlet.server.hub import Hub
@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_NAME = "agent.lock"
+KEPT_MEMORY_BYTES = 100 << 20
+"""What an engine leaves to the machine, as eviction does (node.settings)."""
+
 LOOPBACK_IP = "127.0.0.1"
 """The node's own address without a cluster."""
 
@@ -174,6 +177,7 @@ async def _build(
     pool = engines.Engines(
         engines.Settings(directory=config.state / "engines", idle_seconds=config.file.engine_idle_seconds),
         program=program,
+        placement=_placement(config),
     )
     stack.push_async_callback(pool.close, end_idle=end_idle)
     rooms = Rooms(
@@ -199,6 +203,15 @@ async def _build(
     cache.remove_stale()
     dispatch.load()
     return dispatch
+
+
+def _placement(config: Config) -> placement.Placement:
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return placement.choose(
+        directory=Path(config.file.engine_cgroup) if config.file.engine_cgroup else None,
+        memory_bytes=config.file.engine_memory_mib << 20 or memory - KEPT_MEMORY_BYTES,
+        environment=os.environ,
+    )
 
 
 def _joined(rooms: Rooms, hub: Hub, cluster: Cluster) -> Rooms:

@@ -36,7 +36,8 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         shutdown_grace_by_priority: Instead of both: the lowest priority of a group, and its seconds.
         healthz_port: Where /healthz is answered on loopback without TLS; 0 is off.
         client_ca_file: Whose certificates callers of the kubelet API may show; "" is the cluster's own authority.
-        engine_memory_mib: The most that one engine may use; 0 is what the machine has, less what eviction keeps.
+        engine_memory_mib: The most that one engine may use where it has a place of its own; 0 is all but 100 MiB.
+        engine_cgroup: A directory of cgroup v2 for engines; "" asks systemd for scopes when it runs the agent.
     """
 
     insecure_registries: list[str] = []
@@ -51,6 +52,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     healthz_port: int = 10248
     client_ca_file: str = ""
     engine_memory_mib: int = 0
+    engine_cgroup: str = ""
 
 
 @dataclass(frozen=True)

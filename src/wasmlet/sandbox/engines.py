@@ -26,6 +26,7 @@ from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.base.tasks import Tasks
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import SOCKET_NAME, EngineBusyError, EngineClient, EngineGoneError
+from wasmlet.sandbox.placement import Beside, Placement
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,8 @@ class Engines:
         on_trouble: Called when `launch_problem` came or went with a launch.
     """
 
-    def __init__(self, settings: Settings, *, program: Path) -> None:
+    def __init__(self, settings: Settings, *, program: Path, placement: Placement | None = None) -> None:
+        self._placement = placement or Beside()
         self.on_change: Callable[[str], None] = _ignore
         self._settings = settings
         self._program = program
@@ -155,6 +157,7 @@ class Engines:
             except (msgspec.DecodeError, WasmletError) as error:
                 logger.info("engine gone", extra={"engine": directory.name, "error": str(error)})
                 await asyncio.to_thread(_end_silent, content, directory)
+                self._placement.release(directory.name)
                 shutil.rmtree(directory, ignore_errors=True)
                 continue
             # One of another release goes on with what it has; what is new goes to one of our own (design section 1).
@@ -203,7 +206,7 @@ class Engines:
                 if handle.record.key == key and not handle.full:
                     return handle
             try:
-                handle = await self._launch(key)
+                handle = await self._launch_placed(key)
             except WasmletError as error:
                 self._note_launch(error.message)
                 raise
@@ -256,7 +259,18 @@ class Engines:
         except KeyError:
             raise EngineGoneError(f"engine {engine} has ended") from None
 
-    async def _launch(self, key: PoolKey) -> Handle:
+    async def _launch_placed(self, key: PoolKey) -> Handle:
+        """An engine in its place; where there is none for it, one beside the agent is better than no pod."""
+        try:
+            return await self._launch(key, self._placement)
+        except RetryableError as error:
+            if type(self._placement) is Beside:
+                raise
+            handle = await self._launch(key, Beside())
+            logger.warning("engine without a place of its own", extra={"engine": handle.record.id, "error": str(error)})
+            return handle
+
+    async def _launch(self, key: PoolKey, placement: Placement) -> Handle:
         identity = f"{key.namespace[:20]}-{os.urandom(4).hex()}"
         directory = self._settings.directory / identity
         directory.mkdir(mode=0o750)
@@ -264,9 +278,10 @@ class Engines:
         try:
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             started = time.monotonic()
-            pid = self._spawn(directory)
+            pid = self._spawn(directory, placement.command(identity))
             record = msgspec.structs.replace(record, pid=pid)
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
+            _place(placement, identity, pid)
             handle = await self._wait_until_it_answers(record, directory, pid)
         except OSError as error:
             shutil.rmtree(directory, ignore_errors=True)
@@ -275,14 +290,15 @@ class Engines:
         logger.info("engine started", extra={"engine": identity, "pid": pid, "milliseconds": milliseconds})
         return handle
 
-    def _spawn(self, directory: Path) -> int:
+    def _spawn(self, directory: Path, before: list[str]) -> int:
         """Start the program in a session of its own; asyncio's subprocesses end with the loop, this one must not."""
         log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
+            command = [*before, str(self._program), "serve", "--directory", str(directory)]
             return os.posix_spawn(
-                self._program,
-                [self._program.name, "serve", "--directory", str(directory)],
+                command[0],
+                command,
                 {"RUST_LOG": os.environ.get("WASMLET_ENGINE_LOG", "info")},
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, null, 0),
@@ -351,6 +367,7 @@ class Engines:
             logger.error("engine lost", extra={"engine": handle.record.id, "running": handle.running})
         pods = {account.pod_uid for account in handle.accounts.values()}
         await handle.client.close()
+        self._placement.release(handle.record.id)
         shutil.rmtree(handle.client.directory, ignore_errors=True)
         for uid in sorted(pods):
             self.on_change(uid)
@@ -413,6 +430,17 @@ def _fingerprint(program: Path) -> str:
     except OSError:
         return ""
     return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _place(placement: Placement, identity: str, pid: int) -> None:
+    """An engine that cannot be put where it belongs must not go on where it is. Raises OSError."""
+    try:
+        placement.place(identity, pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        placement.release(identity)
+        raise
 
 
 def _end_silent(record: bytes, directory: Path) -> None:

@@ -42,7 +42,7 @@ async def measure() -> list[Row]:
         stack.callback(end_processes, place / "state")
         image = f"{registry.address}/sleep:1"
         _wasmlet(place, "push", str(GUESTS / "sleep.wasm"), image)
-        agent = _join(place, cluster)
+        agent = join(place, cluster)
         stack.callback(agent.wait)
         stack.callback(agent.kill)
         client = Client(kubeconfig.load(cluster.admin_kubeconfig))
@@ -89,13 +89,13 @@ async def _burst(
     client: Client, agent: int, image: str, ready: dict[str, float], prefix: str, *, token: bool
 ) -> tuple[float, float]:
     """Pods a second until all are Ready, and the agent's milliseconds of CPU for each, events included."""
-    cpu, began = _cpu_seconds(agent), time.perf_counter()
+    cpu, began = cpu_seconds(agent), time.perf_counter()
     names = [f"{prefix}-{number}" for number in range(BURST)]
     await asyncio.gather(*(_create(client, name, image, token=token) for name in names))
     await _all_ready(ready, set(names), seconds=60)
     seconds = max(ready[name] for name in names) - began
     await asyncio.sleep(2)
-    return BURST / seconds, (_cpu_seconds(agent) - cpu) / BURST * 1000
+    return BURST / seconds, (cpu_seconds(agent) - cpu) / BURST * 1000
 
 
 async def _many(client: Client, agent: int, image: str, lag: Lag) -> list[Row]:
@@ -111,9 +111,9 @@ async def _many(client: Client, agent: int, image: str, lag: Lag) -> list[Row]:
             await _all_ready(ready, set(names), seconds=180)
         seconds = max(ready[name] for name in names) - began
     await asyncio.sleep(20)  # events are told slower than pods start
-    cpu, woken = _cpu_seconds(agent), wake_ups(agent)
+    cpu, woken = cpu_seconds(agent), wake_ups(agent)
     await asyncio.sleep(QUIET_SECONDS)
-    share = (_cpu_seconds(agent) - cpu) / QUIET_SECONDS
+    share = (cpu_seconds(agent) - cpu) / QUIET_SECONDS
     woken = round((wake_ups(agent) - woken) / QUIET_SECONDS)
     size = memory(agent)["rss"] / 1_000_000
     return [
@@ -153,7 +153,8 @@ def _wasmlet(place: Path, *arguments: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-def _join(place: Path, cluster: Cluster) -> subprocess.Popen[bytes]:
+def join(place: Path, cluster: Cluster) -> subprocess.Popen[bytes]:
+    """Join, and start the agent; its state is in `place/state`."""
     _wasmlet(
         place, "join", "--server", cluster.server, "--token", cluster.bootstrap_token, "--ca-hash", cluster.ca_hash,
         "--node-name", NAME,
@@ -195,6 +196,7 @@ async def _all_ready(ready: dict[str, float], names: set[str], *, seconds: float
             await asyncio.sleep(0.002)
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100

@@ -22,9 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.e2e.conftest import Wasmlet
-from tests.e2e.test_announcement import free_port
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.guests import guest
+from tests.support.node import free_port
 from tests.support.processes import end_all
 from tests.support.registry import docker_registry
 from tests.support.waiting import eventually_now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -239,7 +240,11 @@ def _container(pod: Any) -> Any:
 
 def test_who_may_ask_the_node(join: Join, cluster: Cluster, tmp_path: Path) -> None:
     node = join("wasm-door")
-    node.start("--max-pods", "33")
+    healthz = free_port()
+    node.start("--max-pods", "33", "--healthz-port", healthz)
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", int(healthz), timeout=20)) as loopback:
+        loopback.request("GET", "/healthz")  # a watchdog on this machine needs no rights, and gets nothing else
+        assert loopback.getresponse().read() == b"ok"
     assert node.ask("/pods") == (401, "Unauthorized")
     assert node.ask("/nothing/there") == (401, "Unauthorized")
     stranger = Authority("stranger").pair(tmp_path / "stranger", "system:masters")
@@ -248,7 +253,8 @@ def test_who_may_ask_the_node(join: Join, cluster: Cluster, tmp_path: Path) -> N
     # The API server's own certificate, by the rights that RBAC gives it.
     api_server = (cluster.kubelet_client_certificate, cluster.kubelet_client_key)
     status, text = node.ask("/configz", pair=api_server)
-    assert (status, json.loads(text)["kubeletconfig"]["maxPods"]) == (200, 33)
+    found = json.loads(text)["kubeletconfig"]
+    assert (status, found["maxPods"], found["port"], found["healthzPort"]) == (200, 33, int(node.port), int(healthz))
     assert node.ask("/healthz", pair=api_server) == (200, "ok")
     _tokens(node)
 
@@ -415,6 +421,83 @@ def test_what_a_node_tells_of_itself(join: Join, images: str, tmp_path: Path) ->
 
 def _hello_images(node: Node) -> list[Any]:
     return [each for each in node.get("node", node.name)["status"].get("images", []) if "/hello" in each["names"][0]]
+
+
+def test_a_join_that_cannot_be_says_why(cluster: Cluster, tmp_path: Path) -> None:
+    wasmlet = Wasmlet(tmp_path / "state", tmp_path)
+    secret = "0123456789abcdef"
+
+    def refused(*arguments: str, server: str = cluster.server, token: str = cluster.bootstrap_token) -> str:
+        result = wasmlet("join", "--server", server, "--token", token, "--node-name", "wasm-no", *arguments, status=2)
+        assert token.partition(".")[2] not in result.stderr.decode()
+        return result.stderr.decode()
+
+    assert "kubeadm token create --print-join-command" in refused()
+    wrong = refused("--ca-hash", f"sha256:{'0' * 64}")
+    assert f"has another hash than --ca-hash: {cluster.ca_hash}" in wrong
+    assert "this is no bootstrap token" in refused("--ca-hash", cluster.ca_hash, token="abc.no-token-at-all")
+    assert "is no API server" in refused("--ca-hash", cluster.ca_hash, server="http://127.0.0.1:1")
+    for token, server, told in (
+        (f"zzzzzz.{secret}", cluster.server, "is not signed with the token zzzzzz; the token may be unknown, or over"),
+        (cluster.bootstrap_token, "https://127.0.0.1:1", "cannot connect to the API server 127.0.0.1:1"),
+    ):
+        with (tmp_path / "log").open("wb") as log:
+            process = wasmlet.start(
+                "join", "--server", server, "--token", token, "--ca-hash", cluster.ca_hash, output=log
+            )
+        try:  # it would wait for five minutes, as kubeadm does
+            eventually_now(lambda told=told: told in (tmp_path / "log").read_text(), (tmp_path / "log").read_text)  # type: ignore[misc]
+        finally:
+            process.kill()
+            process.communicate()
+        assert token.partition(".")[2] not in (tmp_path / "log").read_text()
+    assert not (tmp_path / "state" / "kubeconfig").exists()
+
+
+def test_a_request_that_nobody_approves_and_one_that_is_denied(cluster: Cluster, tmp_path: Path) -> None:
+    """By somebody whose requests the controller manager does not approve by itself."""
+    pair = Authority("", cluster=cluster).pair(tmp_path / "asker", "asker")
+    cluster.kubectl("create", "clusterrolebinding", "asker", "--clusterrole=system:node-bootstrapper", "--user=asker")
+    document = yaml.safe_load(cluster.bootstrap_kubeconfig.read_text())
+    document["users"][0]["user"] = {"client-certificate": str(pair[0]), "client-key": str(pair[1])}
+    (tmp_path / "bootstrap").write_text(yaml.safe_dump(document))
+    wasmlet, log = Wasmlet(tmp_path / "state", tmp_path), tmp_path / "log"
+    command = ("node", "--bootstrap-kubeconfig", tmp_path / "bootstrap", "--node-name", "wasm-asks", "--port", "10999")
+
+    def pending() -> list[str]:
+        items = json.loads(cluster.kubectl("get", "csr", "-o", "json").stdout)["items"]
+        return [
+            each["metadata"]["name"]
+            for each in items
+            if each["spec"]["username"] == "asker" and not each.get("status", {}).get("conditions")
+        ]
+
+    try:
+        with log.open("wb") as stream:
+            process = wasmlet.start(*command, output=stream)
+        (name,) = eventually_now(pending, log.read_text)
+        assert process.poll() is None
+        cluster.kubectl("certificate", "deny", name)
+        process.communicate()
+        assert process.returncode == 2
+        assert f"the certificate request {name} was denied" in log.read_text()
+        assert "hint: ask an administrator" in log.read_text()
+        with log.open("wb") as stream:
+            process = wasmlet.start(*command, output=stream)
+        (again,) = eventually_now(pending, log.read_text)
+        assert again != name  # another key: the same request would be denied for ever
+        cluster.kubectl("certificate", "approve", again)
+        nodes = ("get", "nodes", "-o", "name")
+        eventually_now(lambda: b"node/wasm-asks" in cluster.kubectl(*nodes).stdout, log.read_text, seconds=40)
+        process.send_signal(signal.SIGTERM)
+        process.communicate()
+    finally:
+        end_all(tmp_path)
+    other = wasmlet("node", "--kubeconfig", tmp_path / "state" / "kubeconfig", "--node-name", "wasm-else", status=2)
+    assert b"is for the node 'wasm-asks', not for 'wasm-else'" in other.stderr
+    assert b"hint: run with --node-name wasm-asks" in other.stderr
+    label = wasmlet("node", "--node-name", "wasm-asks", "--node-label", "node-restriction.kubernetes.io/a=b", status=2)
+    assert b"a node may not give itself the label node-restriction.kubernetes.io/a" in label.stderr
 
 
 KINDS = """

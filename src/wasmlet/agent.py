@@ -211,6 +211,7 @@ def _placement(config: Config) -> placement.Placement:
         directory=Path(config.file.engine_cgroup) if config.file.engine_cgroup else None,
         memory_bytes=config.file.engine_memory_mib << 20 or memory - KEPT_MEMORY_BYTES,
         environment=os.environ,
+        is_root=os.geteuid() == 0,
     )
 
 

@@ -141,3 +141,37 @@ async def test_a_reader_that_is_gone_is_no_hindrance(
     os.close(readable)
     async with asyncio.timeout(20):
         await agent.serve(config, idle_seconds=0.05, ready_descriptor=writable)
+
+
+class Machine:
+    """A cluster's half that goes on until it is cancelled, and a machine whose end takes as long as it takes."""
+
+    def __init__(self) -> None:
+        self.is_running = asyncio.Event()
+        self.goes_down = asyncio.Event()
+        self.is_down = asyncio.Event()
+
+    async def run(self, _dispatch: object, _hub: object) -> None:
+        self.is_running.set()
+        await asyncio.Event().wait()
+
+    async def shut_down(self) -> None:
+        self.goes_down.set()
+        await self.is_down.wait()
+
+
+@pytest.mark.parametrize("way", ["the machine is ready", "a second signal"])
+async def test_a_signal_lets_the_machine_go_down_first(config: Config, way: str) -> None:
+    machine = Machine()
+    dispatch = cast(Dispatch, None)
+    end = agent._until_the_end(agent.Idleness(None), dispatch, cast(Any, machine), agent.Hub())
+    task = asyncio.get_running_loop().create_task(end)
+    await machine.is_running.wait()
+    os.kill(os.getpid(), signal.SIGTERM)
+    await machine.goes_down.wait()
+    assert not task.done()
+    if way == "a second signal":
+        os.kill(os.getpid(), signal.SIGTERM)
+    else:
+        machine.is_down.set()
+    await asyncio.wait_for(task, 10)

@@ -72,6 +72,7 @@ class Node:
             heart, settings.name, node_uid=lambda: self._own.uid, seconds=settings.lease_seconds, now=now
         )
         self._on_node = on_node
+        self._was_unschedulable = False  # as the kubelet starts: a cordoned node says so at each start
         self._own.changed = self._node_changed
         self._client_certificate = ClientCertificate(
             client, client_store(settings.pki_directory), settings.name, on_new=client.rotate,
@@ -166,6 +167,11 @@ class Node:
     def _node_changed(self, node: NodeObject, *, is_another: bool) -> None:
         if is_another:
             self._lease.wake()
+        if node.spec.unschedulable != self._was_unschedulable:
+            self._was_unschedulable = node.spec.unschedulable
+            reason = "NodeNotSchedulable" if node.spec.unschedulable else "NodeSchedulable"
+            message = f"Node {self.settings.name} status is now: {reason}"
+            self._record(NodeEvent(reason=reason, message=message), uid=node.metadata.uid)
         self._on_node(node)
 
     def _addresses_found(self, addresses: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,6 +137,7 @@ def choose(
     directory: Path | None,
     memory_bytes: int,
     environment: Mapping[str, str],
+    is_root: bool,
     cgroups: Path = OWN_CGROUPS,
     booted: Path = BOOTED,
 ) -> Placement:
@@ -143,7 +145,9 @@ def choose(
 
     Args:
         directory: What was delegated to the agent; None: systemd is asked, if this is a service of it.
-        environment: Of this process; systemd gives its services an INVOCATION_ID.
+        environment: Of this process; systemd names the main process of a service in SYSTEMD_EXEC_PID. An agent that a
+            command started inside somebody else's service is not that one.
+        is_root: Others may ask systemd for nothing.
 
     Raises:
         UserError: `directory` is no cgroup that the agent may use.
@@ -154,7 +158,8 @@ def choose(
         if memory_bytes and "memory" not in _words(directory / "cgroup.subtree_control"):
             logger.warning("engines have no memory bound", extra={"cgroup": str(directory), "missing": "memory"})
         return Groups(directory, memory_bytes=memory_bytes)
-    service = service_of(_text(cgroups)) if booted.is_dir() and "INVOCATION_ID" in environment else ""
+    is_main = environment.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+    service = service_of(_text(cgroups)) if is_root and is_main and booted.is_dir() else ""
     program = shutil.which("systemd-run", path=environment.get("PATH")) if service else None
     return Beside() if program is None else Scopes(Path(program), service, memory_bytes=memory_bytes)
 

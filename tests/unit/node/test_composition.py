@@ -13,10 +13,11 @@ from aiohttp import web
 from tests.support.fake_api import Authorities, Behaviour, FakeApi, status
 from tests.support.waiting import eventually
 from tests.unit.node.conftest import SETTINGS
-from wasmlet.kube.client import Client
+from wasmlet.kube.client import Client, Patch
 from wasmlet.kube.events import Recorder
 from wasmlet.node import registration
 from wasmlet.node.composition import Node
+from wasmlet.node.objects import NODES
 from wasmlet.node.settings import Settings
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
@@ -74,6 +75,22 @@ async def test_an_identity_that_is_refused_for_a_while(
             await eventually(lambda what=what: [each for each in told(caplog, what) if "credentials" in each])  # type: ignore[misc]
         api.behaviours.clear()
         await goes_on(api)
+
+
+async def test_a_cordon_is_told_and_the_loop_shows_that_it_lives(api: FakeApi, client: Client, tmp_path: Path) -> None:
+    async with running(client, tmp_path) as node:
+        await asyncio.wait_for(node.synced.wait(), 10)
+        looked_at = node.looked_at
+        await eventually(lambda: node.looked_at > looked_at)
+        told: list[str] = []
+        monkeypatch.setattr(node, "_record", lambda event, **_: told.append(event.message))
+        for is_cordoned in (True, False):
+            await client.patch(NODES, "n", {"spec": {"unschedulable": is_cordoned}}, kind=Patch.MERGE)
+            await eventually(lambda: told, told)
+            assert [each for each in told if "chedulable" in each] == [
+                f"Node n status is now: Node{'Not' if is_cordoned else ''}Schedulable"
+            ]
+            told.clear()
 
 
 @pytest.mark.parametrize("first", ["not allowed", "there and gone", "slow", "failing"])

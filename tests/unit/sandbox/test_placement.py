@@ -1,6 +1,7 @@
 """Where engines run. systemd is a stub that does what `systemd-run --scope` does: become what follows."""
 
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -46,10 +47,10 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def chosen(machine: Path, *, directory: Path | None = None, **environment: str) -> Placement:
+def chosen(machine: Path, *, directory: Path | None = None) -> Placement:
     return choose(
         directory=directory, memory_bytes=1 << 30, cgroups=machine / "cgroup", booted=machine / "booted",
-        environment={"PATH": f"{machine / 'bin'}:/usr/bin:/bin", "INVOCATION_ID": "1", **environment},
+        environment={"PATH": f"{machine / 'bin'}:/usr/bin:/bin", "SYSTEMD_EXEC_PID": str(os.getpid())}, is_root=True,
     )  # fmt: skip
 
 
@@ -63,7 +64,7 @@ def test_a_service_of_systemd_asks_for_scopes(machine: Path) -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("change", ["no systemd", "no service", "by hand", "no program"])
+@pytest.mark.parametrize("change", ["no systemd", "no service", "a command in a service", "no root", "no program"])
 def test_elsewhere_engines_are_beside_the_agent(machine: Path, change: str) -> None:
     match change:
         case "no systemd":
@@ -72,10 +73,10 @@ def test_elsewhere_engines_are_beside_the_agent(machine: Path, change: str) -> N
             (machine / "cgroup").write_text("0::/user.slice/user-0.slice/session-3.scope\n")
         case "no program":
             (machine / "bin" / "systemd-run").unlink()
-    environment = {"PATH": str(machine / "bin")} | ({} if change == "by hand" else {"INVOCATION_ID": "1"})
+    main = os.getppid() if change == "a command in a service" else os.getpid()
     placement = choose(
-        directory=None, memory_bytes=0, environment=environment,
-        cgroups=machine / "cgroup", booted=machine / "booted",
+        directory=None, memory_bytes=0, is_root=change != "no root", cgroups=machine / "cgroup",
+        booted=machine / "booted", environment={"PATH": str(machine / "bin"), "SYSTEMD_EXEC_PID": str(main)},
     )  # fmt: skip
     assert type(placement) is Beside
 

@@ -18,6 +18,7 @@ from wasmlet.cli.connect import Agent
 from wasmlet.config import Config, File, make_state_directory
 from wasmlet.pods.accounts import Account
 from wasmlet.pods.dispatch import Dispatch
+from wasmlet.server.hub import Hub
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ class Machine:
 async def test_a_signal_lets_the_machine_go_down_first(config: Config, way: str) -> None:
     machine = Machine()
     dispatch = cast(Dispatch, None)
-    end = agent._until_the_end(agent.Idleness(None), dispatch, cast(Any, machine), agent.Hub())
+    end = agent._until_the_end(agent.Idleness(None), dispatch, cast(Any, machine), Hub())
     task = asyncio.get_running_loop().create_task(end)
     await machine.is_running.wait()
     os.kill(os.getpid(), signal.SIGTERM)

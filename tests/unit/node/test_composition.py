@@ -77,7 +77,9 @@ async def test_an_identity_that_is_refused_for_a_while(
         await goes_on(api)
 
 
-async def test_a_cordon_is_told_and_the_loop_shows_that_it_lives(api: FakeApi, client: Client, tmp_path: Path) -> None:
+async def test_a_cordon_is_told_and_the_loop_shows_that_it_lives(
+    api: FakeApi, client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(client, tmp_path) as node:
         await asyncio.wait_for(node.synced.wait(), 10)
         looked_at = node.looked_at

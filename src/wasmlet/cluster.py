@@ -186,6 +186,7 @@ class Cluster:
             self.recorder,
             sources=self._sources(source),
             on_serving_certificate=files.show,
+            begin_again=None if self.settings.bootstrap_kubeconfig is None else self._bootstrap_again,
         )
         watched = (
             Watched("client authorities", files.authorities, changed=files.read_again),
@@ -261,6 +262,11 @@ class Cluster:
         access = self._access
         pair = () if is_ours else (access.certificate, access.key)
         return [self.settings.kubeconfig, *(each for each in (*pair, access.authority) if isinstance(each, Path))]
+
+    async def _bootstrap_again(self) -> None:
+        assert self.settings.bootstrap_kubeconfig is not None
+        access = kubeconfig.load(self.settings.bootstrap_kubeconfig)
+        self._access = await bootstrap.bootstrap(_joining(self.settings), access)
 
     async def _take_over(self) -> None:
         """Somebody (kubeadm, cert-manager, a person) has put another identity in place."""
@@ -368,8 +374,7 @@ async def connect(settings: Settings) -> Cluster:
         UserError: The credentials cannot be used, or were refused.
         RetryableError: The API server, or the approval, did not come.
     """
-    node = settings.node
-    joining = bootstrap.Joining(node=node.name, kubeconfig=settings.kubeconfig, pki_directory=node.pki_directory)
+    node, joining = settings.node, _joining(settings)
     access = bootstrap.usable(joining)
     if access is None and settings.bootstrap_kubeconfig is not None:
         access = await bootstrap.bootstrap(joining, kubeconfig.load(settings.bootstrap_kubeconfig))
@@ -378,3 +383,8 @@ async def connect(settings: Settings) -> Cluster:
         access = kubeconfig.load(settings.kubeconfig)
     host_ips = await addresses.find(configured=node.node_ips, name=node.name)
     return Cluster(settings, access, host_ips=host_ips)
+
+
+def _joining(settings: Settings) -> bootstrap.Joining:
+    node = settings.node
+    return bootstrap.Joining(node=node.name, kubeconfig=settings.kubeconfig, pki_directory=node.pki_directory)

@@ -59,6 +59,8 @@ class ClientCertificate:
         node: The node's name.
         on_new: Awaited after each renewal: `Client.rotate`, so that new connections use it.
         wait_seconds: How long an answer is waited for.
+        begin_again: Makes another identity in the same place, by a bootstrap kubeconfig, when the present one was over
+            before it could be renewed (a machine that was off for long); None: that is for a person.
         certificate_seconds: The life to ask for; None: what the signer gives.
         share: Gives numbers from 0 to 1.
     """
@@ -70,6 +72,7 @@ class ClientCertificate:
         node: str,
         *,
         on_new: Callable[[], Awaitable[None]],
+        begin_again: Callable[[], Awaitable[None]] | None = None,
         wait_seconds: float = 900.0,
         certificate_seconds: int | None = None,
         now: Clock = system_clock,
@@ -79,6 +82,7 @@ class ClientCertificate:
         self._store = store
         self._node = node
         self._on_new = on_new
+        self._begin_again = begin_again
         self._wait_seconds = wait_seconds
         self._certificate_seconds = certificate_seconds
         self._now = now
@@ -131,14 +135,23 @@ class ClientCertificate:
             )
         except WasmletError as error:
             self._store.forget_key()  # the next round makes a new request
-            if until <= self._now():
-                raise RetryableError(
-                    f"the client certificate was good until {to_text(until)} and cannot ask for the next one: {error}",
-                    hint="join again with a new token (wasmlet join), or start with --bootstrap-kubeconfig",
-                ) from error
-            raise
+            if until > self._now():
+                raise
+            await self._replace(until, error)
+            return
         self._store.save(answer, key, now=self._now())
         logger.info("client certificate renewed", extra={"node": self._node})
+        await self._on_new()
+
+    async def _replace(self, until: float, error: WasmletError) -> None:
+        """It is over, so it cannot ask for the next one any more."""
+        if self._begin_again is None:
+            raise RetryableError(
+                f"the client certificate was good until {to_text(until)} and cannot ask for the next one: {error}",
+                hint="join again with a new token (wasmlet join), or start with --bootstrap-kubeconfig",
+            ) from error
+        logger.warning("the client certificate is over; asking for an identity anew", extra={"node": self._node})
+        await self._begin_again()
         await self._on_new()
 
 

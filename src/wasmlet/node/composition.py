@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -42,6 +42,7 @@ class Node:
         on_serving_certificate: Called with the PEM file (certificate, chain, key) that the kubelet API shows from now
             on: self-signed at first, then the cluster's.
         on_node: Called with each new state of the Node object.
+        begin_again: See `ClientCertificate`.
 
     `run` does everything; the properties may be asked from the moment that `registered` is set.
     """
@@ -55,6 +56,7 @@ class Node:
         sources: Sources | None = None,
         on_serving_certificate: Callable[[Path], None] = lambda _: None,
         on_node: Callable[[NodeObject], None] = lambda _: None,
+        begin_again: Callable[[], Awaitable[None]] | None = None,
         now: Clock = system_clock,
     ) -> None:
         self.settings = settings
@@ -75,7 +77,7 @@ class Node:
         self._was_unschedulable = False  # as the kubelet starts: a cordoned node says so at each start
         self._own.changed = self._node_changed
         self._client_certificate = ClientCertificate(
-            client, client_store(settings.pki_directory), settings.name, on_new=client.rotate,
+            client, client_store(settings.pki_directory), settings.name, on_new=client.rotate, begin_again=begin_again,
             wait_seconds=settings.rotation_wait_seconds, certificate_seconds=settings.certificate_seconds, now=now,
         )  # fmt: skip
         self._serving_certificate = ServingCertificate(

@@ -98,6 +98,40 @@ def test_a_failed_rotation_backs_off_and_goes_on(signer: Signer, tmp_path: Path)
     assert waits == [2, 4, 8, 16, 32, 32, 32]
 
 
+def test_one_that_was_over_too_soon_is_replaced_by_a_new_identity(
+    signer: Signer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(tmp_path, "wasmlet-client")
+    failures = [RetryableError("no bootstrap token"), None]
+    rotated: list[float] = []
+
+    async def begin_again() -> None:
+        if (failure := failures.pop(0)) is not None:
+            raise failure
+        key = keys.new_key()
+        store.save(signer.sign(key, SUBJECT), key, now=virtual.now())
+
+    async def on_new() -> None:
+        rotated.append(asyncio.get_running_loop().time())
+
+    async def story(*, has_bootstrap: bool) -> None:
+        key = keys.new_key()
+        store.save(signer.sign(key, SUBJECT), key, now=virtual.now())
+        signer.errors = [RetryableError("refused by the API server")] * 100_000
+        keeping = ClientCertificate(
+            virtual.Api().client, store, "n", on_new=on_new, now=virtual.now, share=lambda: 0.5,
+            begin_again=begin_again if has_bootstrap else None,
+        )  # fmt: skip
+        await virtual.run_for(1.1 * DAY, keeping.run())
+
+    virtual.run(story(has_bootstrap=False))
+    assert rotated == []
+    assert "cannot ask for the next one: refused by the API server; join again with a new token" in caplog.text
+    virtual.run(story(has_bootstrap=True))
+    assert rotated == [pytest.approx(DAY, abs=100)]
+    assert failures == []
+
+
 def test_a_denied_rotation_does_not_fill_the_list(signer: Signer, tmp_path: Path) -> None:
     assert client_story(signer, tmp_path, seconds=DAY, errors=[UserError("no", reason="Denied")]) == 1
     times = [at for at, *_ in signer.asked]

@@ -26,7 +26,7 @@ from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.base.tasks import Tasks
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import SOCKET_NAME, EngineBusyError, EngineClient, EngineGoneError
-from wasmlet.sandbox.placement import Beside, Placement
+from wasmlet.sandbox.placement import Beside, Placement, unprotect
 
 logger = logging.getLogger(__name__)
 
@@ -441,6 +441,7 @@ def _place(placement: Placement, identity: str, pid: int) -> None:
         os.waitpid(pid, 0)
         placement.release(identity)
         raise
+    unprotect(pid)
 
 
 def _end_silent(record: bytes, directory: Path) -> None:

@@ -19,10 +19,11 @@ from typing import Final, Protocol
 
 from wasmlet.base.errors import UserError
 
-__all__ = ["Beside", "Groups", "Placement", "Scopes", "choose", "service_of"]
+__all__ = ["Beside", "Groups", "Placement", "Scopes", "choose", "service_of", "unprotect"]
 
 logger = logging.getLogger(__name__)
 
+PROCESSES: Final = Path("/proc")
 OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 BOOTED: Final = Path("/run/systemd/system")
 """Exists where systemd is the init (sd_booted)."""
@@ -117,6 +118,14 @@ class Groups(Beside):
 
     def _group(self, engine: str) -> Path:
         return self._directory / f"engine-{engine}"
+
+
+def unprotect(pid: int, *, processes: Path = PROCESSES) -> None:
+    """Let the kernel end an engine before the agent when memory is over: the unit's OOMScoreAdjust is inherited."""
+    path = processes / str(pid) / "oom_score_adj"
+    with contextlib.suppress(OSError, ValueError):  # it has ended; its end is told elsewhere
+        if int(path.read_text()) < 0:
+            path.write_text("0")
 
 
 def service_of(cgroups: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from wasmlet.base.errors import UserError
 from wasmlet.sandbox.engines import Engines, PoolKey, Settings
-from wasmlet.sandbox.placement import Beside, Groups, Placement, Scopes, choose, service_of
+from wasmlet.sandbox.placement import Beside, Groups, Placement, Scopes, choose, service_of, unprotect
 
 UNIFIED = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
 
@@ -120,6 +120,15 @@ async def test_a_scope_that_is_refused_keeps_no_pod_from_starting(
     assert record.getMessage() == "engine without a place of its own"
     assert "Failed to start transient scope unit" in vars(record)["error"]
     assert pool.launch_problem == ""
+
+
+@pytest.mark.parametrize(("before", "after"), [("-900\n", "0"), ("0\n", "0\n"), ("500\n", "500\n")])
+def test_an_engine_is_not_spared_as_the_agent_is(tmp_path: Path, before: str, after: str) -> None:
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12" / "oom_score_adj").write_text(before)
+    unprotect(12, processes=tmp_path)
+    assert (tmp_path / "12" / "oom_score_adj").read_text() == after
+    unprotect(13, processes=tmp_path)  # has ended
 
 
 def test_the_bound_comes_before_the_process(tmp_path: Path) -> None:

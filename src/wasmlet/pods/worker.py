@@ -20,15 +20,16 @@ from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
-from wasmlet.pods import admission, facts, plan, restarts, status
+from wasmlet.pods import admission, facts, plan, restarts, status, stops
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods.accounts import News
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.pods.endings import read_end
-from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
-from wasmlet.pods.probes import Key, Prober, Result
+from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Verdict
+from wasmlet.pods.health import Health
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.start import Starter
+from wasmlet.pods.view import pre_stop
 from wasmlet.sandbox import protocol
 from wasmlet.volumes import mount
 
@@ -60,7 +61,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._status: PodStatus | None = None
         self._written = b""
-        self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
+        self._health = Health(rooms, self)
         self._starter = Starter(rooms, self)
 
     def __repr__(self) -> str:
@@ -109,6 +110,8 @@ class Worker:
         if pod.metadata.deletion_timestamp is not None:
             self.end(grace_seconds=pod.metadata.deletion_grace_period_seconds, remove=False)
         self._changed.set()
+        if is_new and self.is_gone:  # its loop has ended, and its status still says which generation it observed
+            self._rooms.listener.changed(self.bundle.uid)
 
     def refresh(self) -> None:
         """An object that the pod mounts may be another: its files follow."""
@@ -147,7 +150,7 @@ class Worker:
         """Until the pod is gone (cancel it to leave the pod as it is)."""
         self.places.pod.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
-            await self._repeat_stops()
+            await self._repeat_signals()
             while True:
                 await self._rooms.turns.take()
                 self._changed.clear()
@@ -155,36 +158,37 @@ class Worker:
                 if self.is_gone:
                     return
                 await self._refresh_volumes()
-                self._prober.sync(self.bundle.pod, self.facts, fresh=self._fresh)
+                self._health.sync(fresh=self._fresh)
                 self._fresh = True
                 await self._do(plan.next_step(self.view()))
         finally:
-            await self._prober.close()
+            await self._health.close()
             self._rooms.listener.changed(self.bundle.uid)
 
     async def _do(self, step: plan.Step) -> None:
         if isinstance(step, plan.Wait):
-            self._save()
+            self.save()
             await self._wait(step.until)
             return
         logger.debug("step", extra={"pod": self.bundle.pod.metadata.name, "step": step})
         match step:
             case plan.Admit():
                 self._admit()
-                if self.facts.verdict is None:  # saved with the next fact; until then nothing has come of it
-                    self._rooms.listener.changed(self.bundle.uid)
-                    return
+                return
             case plan.Prepare():
                 with contextlib.suppress(InterruptedWorkError):
                     await self.unless_ending(self._prepare())
                 return  # may be done again after a crash: saved with the next fact
             case plan.Start(container=name, number=number):
                 with contextlib.suppress(InterruptedWorkError):
-                    await self._starter.start(self._container(name), number)
+                    await self._starter.start(self.container(name), number)
             case plan.BackOffFailure(container=name):
                 self._back_off(name)
             case plan.Stop():
-                await self._stop(step)
+                self._stop(step)
+                return
+            case plan.Signal():
+                await self._signal(step)
             case plan.RestartAll():
                 self.facts.restart_all_at = restarts.round_moment(self.facts, self._rooms.clock())
             case plan.Expire():
@@ -194,9 +198,9 @@ class Worker:
                 self._ended.set()
             case plan.TearDown():
                 await self._tear_down()
-        self._save()
+        self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """A full disk must not stop a pod's life: the facts stay in memory and the next step saves them again."""
         try:
             self.save_facts()
@@ -244,10 +248,12 @@ class Worker:
         now = self._rooms.clock()
         refusal = self._rooms.refuse(self.bundle.pod) or admission.refuse(self.bundle.pod)
         if refusal is None:
-            self.facts.admitted_at = now
+            self.facts.admitted_at = now  # saved with the next fact; until then nothing has come of it
+            self._rooms.listener.changed(self.bundle.uid)
             return
         self.facts.verdict = Verdict(phase="Failed", reason=refusal.reason, message=refusal.message, at=now)
         self.tell("Warning", refusal.reason, refusal.message)
+        self.save()
 
     async def _prepare(self) -> None:
         try:
@@ -290,28 +296,41 @@ class Worker:
         failure = self.facts.container(name).failure
         assert failure is not None
         failure.shown = "ImagePullBackOff"
-        image = self._container(name).image
+        image = self.container(name).image
         failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.error}'
         self.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container=name)
 
-    async def _stop(self, step: plan.Stop) -> None:
+    def _stop(self, step: plan.Stop) -> None:
         attempt = self.facts.container(step.container).last
         assert attempt is not None
-        first = attempt.stopping is None
-        attempt.stopping = Stopping(at=self._rooms.clock(), grace_seconds=step.grace_seconds, reason=step.reason)
-        self._save()
-        if first:
+        before = attempt.stopping
+        attempt.stopping = Stopping(
+            at=self._rooms.clock(), grace_seconds=step.grace_seconds, reason=step.reason,
+            pre_stopped_at=None if before is None else before.pre_stopped_at,
+        )  # fmt: skip
+        if before is None:
             self.tell("Normal", "Killing", _killing_text(step, attempt), container=step.container)
+        if pre_stop(self.container(step.container)) is not None:
+            self.save()  # without a hook nothing is done yet: the signal, or the wait for it, saves this too
+
+    async def _signal(self, step: plan.Signal) -> None:
+        attempt = self.facts.container(step.container).last
+        assert attempt is not None
+        assert attempt.stopping is not None
+        attempt.stopping.signalled_at = self._rooms.clock()
+        self.save()
         await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=step.grace_seconds)
 
-    async def _repeat_stops(self) -> None:
-        """Ask once more for the stops that were saved: an earlier agent may have died before it asked."""
+    async def _repeat_signals(self) -> None:
+        """Ask once more for the ends that were saved: an earlier agent may have died before it asked."""
         for container in plan.all_containers(self.bundle.pod):
             attempt = self.facts.container(container.name).last
             if attempt is None or attempt.finished_at is not None or attempt.stopping is None:
                 continue
-            left = attempt.stopping.at + attempt.stopping.grace_seconds - self._rooms.clock()
-            await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=max(0.0, left))
+            at = attempt.stopping.signalled_at
+            if at is not None:
+                left = at + stops.signal_grace(attempt.stopping, at) - self._rooms.clock()
+                await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=max(0.0, left))
 
     def _expire(self) -> None:
         message = "Pod was active on the node longer than the specified deadline"
@@ -356,7 +375,7 @@ class Worker:
             if attempt is not None and attempt.finished_at is None:
                 changed |= await self._observe_attempt(container, own, attempt)
         if changed:
-            self._save()
+            self.save()
 
     async def _observe_attempt(self, container: Container, own: facts.ContainerFacts, attempt: Attempt) -> bool:
         account = self._rooms.engines.account(attempt.engine, attempt.id)
@@ -392,43 +411,13 @@ class Worker:
             "container ended",
             extra={"pod": self.bundle.pod.metadata.name, "container": container.name, "exit": attempt.exit_code},
         )
-        self._save()
+        self.save()
         await self._rooms.engines.forget(attempt.engine, attempt.id)
-
-    def _probed(self, key: Key, result: Result, text: str) -> None:
-        """A verdict of the prober: save what it changes, and let the plan look."""
-        attempt = self.facts.container(key.container).last
-        if attempt is None or attempt.id != key.sandbox or attempt.finished_at is not None:
-            return
-        name = key.kind.capitalize()
-        if result is Result.UNKNOWN:
-            message = f"{name} probe errored and resulted in unknown state: {text}"
-            self.tell("Warning", "Unhealthy", message, container=key.container)
-            return
-        passed = result is Result.SUCCESS
-        if passed and text:
-            self.tell("Warning", "ProbeWarning", f"{name} probe warning: {text}", container=key.container)
-        elif not passed:
-            self.tell("Warning", "Unhealthy", f"{name} probe failed: {text}", container=key.container)
-        if key.kind == "readiness":
-            attempt.probed_ready = passed
-        elif key.kind == "startup" and passed:
-            attempt.probed_started = True
-        elif not passed and attempt.unhealthy is None:
-            attempt.unhealthy = Unhealthy(
-                probe=key.kind, at=self._rooms.clock(), grace_seconds=self._probe_grace(key.container, key.kind)
-            )
-        self._save()  # what a status has shown must not be forgotten with the agent
-        self._changed.set()
-
-    def _probe_grace(self, name: str, kind: str) -> float | None:
-        container = self._container(name)
-        probe = container.liveness_probe if kind == "liveness" else container.startup_probe
-        return None if probe is None else probe.termination_grace_period_seconds
 
     # --- small things -------------------------------------------------------------------------------------------------
 
-    def _container(self, name: str) -> Container:
+    def container(self, name: str) -> Container:
+        """The container of that name."""
         return next(each for each in plan.all_containers(self.bundle.pod) if each.name == name)
 
     def tell(self, kind: str, reason: str, message: str, *, container: str = "") -> None:
@@ -444,6 +433,8 @@ def _told(pod: Pod) -> tuple[object, ...]:
 
 
 def _killing_text(step: plan.Stop, attempt: Attempt) -> str:
+    if attempt.unhealthy is not None and attempt.unhealthy.probe == "postStart" and step.reason == "unhealthy":
+        return "FailedPostStartHook"
     if attempt.unhealthy is not None and step.reason == "unhealthy":
         return f"Container {step.container} failed {attempt.unhealthy.probe} probe, will be restarted"
     return f"Stopping container {step.container}"

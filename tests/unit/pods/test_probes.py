@@ -22,7 +22,8 @@ from wasmlet.kube.types import (
     TCPSocketAction,
 )
 from wasmlet.pods.facts import Attempt, Facts
-from wasmlet.pods.probes import Key, Prober, Result, Tally, resolve_port
+from wasmlet.pods.http_get import resolve_port
+from wasmlet.pods.probes import Key, Prober, Result, Tally
 
 HOST = "127.0.0.1"
 

@@ -125,7 +125,7 @@ class Reporter:
 
     def _object(self, worker: Worker) -> Pod | None:
         """What the API server has of the worker's pod."""
-        return worker.bundle.pod if worker.bundle.source == "api" else self.mirror_of(worker.bundle.uid)
+        return self.mirror_of(worker.bundle.uid) if worker.bundle.source == "file" else worker.bundle.pod
 
     def _take(self) -> Worker | None:
         """The next pod that nobody is sending for."""

@@ -155,6 +155,8 @@ async def serve(
             if manifest_directory is not None:
                 name = config.node_name if cluster_settings is None else cluster_settings.node.name
                 _start_static(manifest_directory, dispatch, name, stack)
+            elif cluster is None:
+                dispatch.clean()
             gc.freeze()
             await _until_the_end(idleness, dispatch, cluster, hub)
             logger.info("agent ending", extra={"state": str(config.state)})

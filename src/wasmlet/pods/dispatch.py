@@ -14,7 +14,7 @@ from pathlib import Path
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.types import Pod
-from wasmlet.pods import admission, facts
+from wasmlet.pods import admission, facts, orphans
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.rooms import Rooms
@@ -83,15 +83,17 @@ class Dispatch:
                 hint=f"remove it first: wasmlet rm {meta.namespace}/{meta.name}",
             )
         directory = self._rooms.settings.directory / bundle.uid
+        is_new = not directory.exists()  # else its pod.json was torn, and its source tells it again
         try:
-            directory.mkdir(mode=0o750)
+            directory.mkdir(mode=0o750, exist_ok=True)
             bundles.save(directory, bundle)
         except OSError as error:
-            _remove_empty(directory)
+            if is_new:
+                _remove_empty(directory)
             raise RetryableError(
                 f"cannot keep pod {meta.name} in {directory}: {error.strerror}", hint="see to the disk and its space"
             ) from error
-        worker = Worker(self._rooms, bundle, None, fresh=True)
+        worker = Worker(self._rooms, bundle, None if is_new else facts.load(directory), fresh=is_new)
         self._serve(worker)
         self._tell()
         return worker
@@ -102,6 +104,12 @@ class Dispatch:
             self.unreported.discard(source)
             if not self.unreported:
                 self._tell()
+                self.clean()
+
+    def clean(self) -> None:
+        """Begin to remove what is left of unknown pods: every source, if there is any, has reported."""
+        cleaning = orphans.clean(self._rooms.settings.directory, self._rooms.engines, is_known=self.has)
+        self._tasks.start(cleaning, name="orphans")
 
     def update(self, pod: Pod) -> None:
         """A newer state of a pod that is here. Raises NotFoundError when there is none of that UID."""

@@ -197,6 +197,37 @@ async def test_torn_files_of_a_pod_take_no_other_pod_with_them(agent: Agent) -> 
     assert (await agent.until_running(kept)).number == 0
 
 
+async def test_what_is_left_of_unknown_pods_is_ended_and_removed_once_every_source_has_reported(agent: Agent) -> None:
+    kept, torn = bundle(container("main", "sleep")), bundle(container("main", "sleep"))
+    for each in (kept, torn):
+        agent.dispatch.submit(each)
+        await agent.until_running(each)
+    places = agent.worker(torn).places
+    await agent.kill()
+    (places.pod / "pod.json").unlink()
+    await agent.start()
+    agent.dispatch.unreported |= {"one", "other"}
+    agent.dispatch.reported("one")
+    assert places.pod.exists()
+    agent.dispatch.reported("other")
+    await eventually(lambda: not places.pod.exists(), agent.dispatch)
+    await eventually(lambda: [each.running for each in agent.engines.handles] == [1], agent.engines)
+    assert (await agent.until_running(kept)).number == 0
+
+
+async def test_a_source_that_tells_a_torn_pod_again_gets_its_sandboxes_back(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep"))
+    agent.dispatch.submit(submitted)
+    before = await agent.until_running(submitted)
+    directory = agent.worker(submitted).places.pod
+    await agent.kill()
+    (directory / "pod.json").write_bytes(b"{")
+    await agent.start()
+    agent.dispatch.submit(submitted)
+    assert (await agent.until_running(submitted)).id == before.id
+    assert agent.worker(submitted).facts.container("main").attempts[-1].started_at == before.started_at
+
+
 async def test_torn_facts_start_no_second_sandbox(agent: Agent) -> None:
     submitted = bundle(container("main", "sleep"))
     agent.dispatch.submit(submitted)

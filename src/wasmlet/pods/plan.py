@@ -30,7 +30,7 @@ from wasmlet.pods.steps import (
     TearDown,
     Wait,
 )
-from wasmlet.pods.stops import signal_moments, signal_stopping, stop_all, stop_sidecars, stop_unhealthy
+from wasmlet.pods.stops import signal_moments, signal_stopping, stop_all, stop_changed, stop_sidecars, stop_unhealthy
 from wasmlet.pods.view import DEFAULT_GRACE_SECONDS, View, all_containers, has_started, is_post_starting
 
 __all__ = [
@@ -243,6 +243,7 @@ TABLE: dict[Stage, tuple[Rule, ...]] = {
         signal_stopping,
         _restart_all,
         stop_unhealthy,
+        stop_changed,
         _end_when_done,
         _initialize,
         _start_app_containers,

@@ -34,6 +34,15 @@ def stop_unhealthy(view: View) -> Step | None:
     return None
 
 
+def stop_changed(view: View) -> Step | None:
+    """Containers of which the pod wants another image by now (contract 4.5)."""
+    for container in all_containers(view.pod):
+        attempt = view.running(container)
+        if attempt is not None and attempt.is_outdated and attempt.stopping is None:
+            return Stop(container.name, view.grace_seconds, "changed")
+    return None
+
+
 def stop_sidecars(view: View) -> Step | None:
     """Sidecars of a pod whose other containers have ended for good; Wait while one runs."""
     sidecars = [each for each in view.pod.spec.init_containers if view.is_running(each)]

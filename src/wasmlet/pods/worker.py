@@ -103,6 +103,8 @@ class Worker:
     def update(self, pod: Pod) -> None:
         """The source has a newer state of the pod; a deletion that it tells begins here (contract 4.7)."""
         is_new = _told(pod) != _told(self.bundle.pod)  # most updates are the echo of our own statuses
+        if self._note_new_images(pod):
+            self.save()  # before the pod, or they would be forgotten with the agent
         self.bundle.pod = pod
         if is_new:
             with contextlib.suppress(OSError):  # it is told again after a restart
@@ -112,6 +114,17 @@ class Worker:
         self._changed.set()
         if is_new and self.is_gone:  # its loop has ended, and its status still says which generation it observed
             self._rooms.listener.changed(self.bundle.uid)
+
+    def _note_new_images(self, pod: Pod) -> bool:
+        """Containers of another image start anew, without the waits of the old one; whether there are such."""
+        before = {each.name: each.image for each in plan.all_containers(self.bundle.pod)}
+        changed = [each.name for each in plan.all_containers(pod) if before.get(each.name, each.image) != each.image]
+        for name in changed:
+            own = self.facts.container(name)
+            own.failure, own.back_off_seconds = None, 0.0
+            if own.last is not None and own.last.finished_at is None:
+                own.last.is_outdated = True
+        return bool(changed)
 
     def refresh(self) -> None:
         """An object that the pod mounts may be another: its files follow."""
@@ -437,4 +450,6 @@ def _killing_text(step: plan.Stop, attempt: Attempt) -> str:
         return "FailedPostStartHook"
     if attempt.unhealthy is not None and step.reason == "unhealthy":
         return f"Container {step.container} failed {attempt.unhealthy.probe} probe, will be restarted"
+    if step.reason == "changed":
+        return f"Container {step.container} definition changed, will be restarted"
     return f"Stopping container {step.container}"

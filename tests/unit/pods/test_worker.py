@@ -5,9 +5,11 @@ import os
 import signal
 import time
 
+import msgspec
 import pytest
 
 from tests.support.agent import Agent, status_of
+from tests.support.guests import guest
 from tests.support.pods import bundle, config_map, container, data_volume, flaky
 from tests.support.waiting import eventually
 from wasmlet.base.clock import from_text
@@ -20,6 +22,7 @@ from wasmlet.kube.types import (
     KeySelector,
     Lifecycle,
     LifecycleHandler,
+    Pod,
     RestartRule,
     SleepAction,
 )
@@ -27,6 +30,7 @@ from wasmlet.pods import facts
 from wasmlet.pods.admission import Refusal
 from wasmlet.pods.facts import LOST_MESSAGE
 from wasmlet.pods.hooks import NO_EXEC
+from wasmlet.pods.restarts import BackOff
 from wasmlet.pods.worker import Worker
 
 
@@ -346,6 +350,39 @@ async def test_a_node_that_wants_no_pods_refuses_a_new_one(agent: Agent) -> None
     assert (status.reason, status.message) == ("NodeShutdown", "Pod was rejected as the node is shutting down.")
     assert status.container_statuses == []
     assert ("Warning", "NodeShutdown") in {(each.kind, each.reason) for each in agent.hub.told}
+
+
+# --- another image ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["Always", "Never"])
+async def test_another_image_restarts_the_container_and_no_other(agent: Agent, policy: str) -> None:
+    submitted = bundle(container("main", "sleep"), container("other", "sleep"), restart_policy=policy)
+    agent.dispatch.submit(submitted)
+    for name in ("main", "other"):
+        await agent.until_running(submitted, name)
+    changed = msgspec.json.decode(msgspec.json.encode(submitted.pod), type=Pod)
+    changed.spec.containers[0].image = f"file:{guest('lines')}"
+    changed.metadata.generation = 2
+    agent.dispatch.update(changed)
+    await agent.until(submitted, lambda worker: status_of(worker).restart_count == 1)
+    assert agent.told("Killing") == ["Container main definition changed, will be restarted"]
+    assert agent.attempts(submitted, "other") == [(0, 0)]
+    assert status_of(agent.worker(submitted)).image.endswith("lines.wasm")
+
+
+async def test_another_image_ends_the_wait_for_one_that_is_missing(agent: Agent) -> None:
+    agent.back_off = BackOff(initial_seconds=1000, maximum_seconds=1000)
+    await agent.restart()
+    missing = container("main", "sleep")
+    missing.image = "file:/nowhere/missing.wasm"
+    submitted = bundle(missing)
+    agent.dispatch.submit(submitted)
+    await agent.until_waiting(submitted, "ImagePullBackOff")
+    changed = msgspec.json.decode(msgspec.json.encode(submitted.pod), type=Pod)
+    changed.spec.containers[0].image = f"file:{guest('sleep')}"
+    agent.dispatch.update(changed)
+    assert (await agent.until_running(submitted)).number == 0
 
 
 # --- hooks ------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wasmlet.base.errors import ConflictError, UserError
-from wasmlet.base.tasks import InterruptedWorkError, unless
+from wasmlet.base.tasks import InterruptedWorkError, Tasks, unless
 from wasmlet.config import Config, make_state_directory
 from wasmlet.images import credentials
 from wasmlet.images.credentials import Credential
@@ -30,6 +30,7 @@ from wasmlet.node.machine import allocatable
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
+from wasmlet.pods.static import StaticSource
 from wasmlet.sandbox import artifacts, engines, placement
 from wasmlet.sandbox.network import NodeAddress
 from wasmlet.sandbox.program import find_engine_program
@@ -126,11 +127,13 @@ async def serve(
     idle_seconds: float | None = None,
     ready_descriptor: int | None = None,
     cluster_settings: ClusterSettings | None = None,
+    manifest_directory: Path | None = None,
 ) -> None:
     """Run the agent of `config.state` until SIGTERM or SIGINT.
 
     Args:
         cluster_settings: Be a node of a cluster; None serves this machine's own users only.
+        manifest_directory: Where manifests of static pods are; None: there are none.
         idle_seconds: End also when no pod has lived and nobody has asked for this long; engines without sandboxes end
             with it. None serves for ever.
         ready_descriptor: A byte is written to it when requests are answered.
@@ -152,6 +155,11 @@ async def serve(
                 with contextlib.suppress(BrokenPipeError):  # whoever started this agent may be gone again
                     os.write(ready_descriptor, b"\n")
                 os.close(ready_descriptor)
+            if manifest_directory is not None:
+                name = config.node_name if cluster_settings is None else cluster_settings.node.name
+                _start_static(manifest_directory, dispatch, name, stack)
+            elif cluster is None:
+                dispatch.clean()
             gc.freeze()
             await _until_the_end(idleness, dispatch, cluster, hub)
             logger.info("agent ending", extra={"state": str(config.state)})
@@ -213,6 +221,13 @@ def _placement(config: Config) -> placement.Placement:
         environment=os.environ,
         is_root=os.geteuid() == 0,
     )
+
+
+def _start_static(directory: Path, dispatch: Dispatch, node_name: str, stack: contextlib.AsyncExitStack) -> None:
+    """Static pods; they wait for no API server."""
+    tasks = Tasks()
+    stack.push_async_callback(tasks.close)
+    tasks.start(StaticSource(directory, dispatch, node_name=node_name).run(), name="static pods")
 
 
 def _joined(rooms: Rooms, hub: Hub, cluster: Cluster) -> Rooms:

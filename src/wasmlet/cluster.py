@@ -39,10 +39,12 @@ from wasmlet.pods import handlers
 from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
+from wasmlet.pods.mirror import Mirrors, Owner
 from wasmlet.pods.references import references_of
 from wasmlet.pods.report import Reporter
 from wasmlet.pods.rooms import Listener, Rooms
-from wasmlet.pods.source import ApiSource
+from wasmlet.pods.source import SOURCE, ApiSource
+from wasmlet.pods.static import SOURCE_ANNOTATION
 from wasmlet.server import configz
 from wasmlet.server.authentication import Authenticator
 from wasmlet.server.authorization import Authorizer
@@ -111,7 +113,7 @@ class Cluster:
 
     def objects(self, bundle: Bundle) -> Objects:
         """The cluster's for its pods; what came with a bundle for the others."""
-        if bundle.source != "api":
+        if bundle.source != SOURCE:
             return bundle.documents()
         for kind, name in references_of(bundle.pod):
             self._objects.acquire(bundle.uid, kind, bundle.pod.metadata.namespace, name)
@@ -178,7 +180,8 @@ class Cluster:
         health = Health(last_loop=self._last_loop)
         server = self._server(dispatch, hub, health)
         files = ServingFiles(server, client_ca=self._client_ca())
-        source = ApiSource(self.client, dispatch, node_name=self.settings.node.name)
+        mirrors = Mirrors(self.client, dispatch, self.reporter, owner=self._owner)
+        source = ApiSource(self.client, dispatch, node_name=self.settings.node.name, mirrors=mirrors)
         ours = bootstrap.is_ours(self._access, self.settings.node.pki_directory)
         node = self._node = Node(
             dataclasses.replace(self.settings.node, rotates_client_certificate=ours),
@@ -210,6 +213,7 @@ class Cluster:
                 await self.services.synced.wait()
                 group.create_task(self.reporter.run(), name="status reports")
                 group.create_task(source.run(), name="pods of the API server")
+                group.create_task(mirrors.run(), name="mirror pods")
 
     def equip(self, rooms: Rooms, state: Path) -> None:
         """Take note of what runs the pods: the Node tells of it."""
@@ -219,6 +223,10 @@ class Cluster:
     def _report_now(self) -> None:
         if self._node is not None:
             self._node.report_now()
+
+    def _owner(self) -> Owner:
+        latest = None if self._node is None else self._node.latest
+        return Owner(name=self.settings.node.name, uid="" if latest is None else latest.metadata.uid)
 
     def _sources(self, source: ApiSource) -> Sources:
         machinery = self.machinery
@@ -335,7 +343,7 @@ class ClusterListener:
         """The pod's status may be another."""
         self._hub.changed(uid)
         dispatch = self._cluster.dispatch
-        if dispatch is not None and dispatch.has(uid) and dispatch.get(uid).bundle.source == "api":
+        if dispatch is not None and dispatch.has(uid) and dispatch.get(uid).bundle.source != "local":
             self._cluster.reporter.changed(dispatch.get(uid))
 
     def removed(self, uid: str) -> None:
@@ -350,7 +358,8 @@ class ClusterListener:
     def news(self, pod: Pod, news: News) -> None:
         """Something happened."""
         self._hub.news(pod, news)
-        if pod.metadata.resource_version:  # only the API server gives one
+        # Only the API server gives a version; `kubectl describe` of a mirror looks for events of the static pod's UID.
+        if pod.metadata.resource_version or SOURCE_ANNOTATION in pod.metadata.annotations:
             field_path = _field_path(pod, news.container)
             about = about_pod(pod, field_path=field_path)
             self._cluster.recorder.record(about, type=news.kind, reason=news.reason, message=news.message)

@@ -1,4 +1,4 @@
-"""Killing an agent at chosen moments: before and after each fact that is saved and each request to an engine."""
+"""Killing an agent at chosen moments: around each fact that is saved, each request to an engine, each hook's end."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from wasmlet.pods import facts
+from wasmlet.pods.health import Health
 from wasmlet.sandbox.engines import Engines
 
 
@@ -35,6 +36,14 @@ class Moments:
         monkeypatch.setattr(facts, "save", saving)
         for name in ("put", "stop", "forget"):
             monkeypatch.setattr(Engines, name, self._around(name, getattr(Engines, name)))
+        hooked = Health._hooked
+
+        def ending(*arguments: Any) -> None:
+            self._pass("before hook's end")
+            hooked(*arguments)
+            self._pass("after hook's end")
+
+        monkeypatch.setattr(Health, "_hooked", ending)
 
     def choose(self, number: int) -> None:
         """Kill at the moment of that number, counted from now (1 is the next); 0 never."""

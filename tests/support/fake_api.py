@@ -172,6 +172,10 @@ class FakeApi:
         if request.method == "DELETE":
             await self._drop(resource, key)
             return status(200, "", "")
+        is_strategic = request.content_type == "application/strategic-merge-patch+json"
+        if is_strategic and "conditions" in body.get("status", {}):
+            before = present.get("status", {}).get("conditions", [])
+            body["status"]["conditions"] = merge_by_type(before, body["status"]["conditions"])
         merged = merge(present, body) if request.method == "PATCH" else body
         merged["metadata"] |= {"uid": present["metadata"]["uid"]}
         return web.json_response(await self._store(resource, key, merged, "MODIFIED"))
@@ -285,6 +289,14 @@ def merge(target: Document, patch: Document) -> Document:
         else:
             result[key] = value
     return result
+
+
+def merge_by_type(before: list[Document], patch: list[Document]) -> list[Document]:
+    """How a strategic merge patch changes conditions."""
+    known = {each["type"]: each for each in before}
+    for each in patch:
+        known[each["type"]] = merge(known.get(each["type"], {}), each)
+    return list(known.values())
 
 
 def fits(request: web.Request, document: Document) -> bool:

@@ -29,14 +29,18 @@ class Node:
     Attributes:
         wasmlet: The command line on its state directory.
         images: The registry, as HOST:PORT.
+        options: More for `wasmlet node`.
     """
 
-    def __init__(self, wasmlet: Wasmlet, cluster: Cluster, images: str, log: IO[bytes]) -> None:
+    def __init__(
+        self, wasmlet: Wasmlet, cluster: Cluster, images: str, log: IO[bytes], *, options: tuple[str, ...] = ()
+    ) -> None:
         self.wasmlet = wasmlet
         self.cluster = cluster
         self.images = images
         self.process: subprocess.Popen[bytes] | None = None
         self.log = log
+        self.options = options
         joined = wasmlet(
             "join", "--server", cluster.server, "--token", cluster.bootstrap_token, "--ca-hash", cluster.ca_hash,
             "--node-name", "krustlet",
@@ -45,7 +49,8 @@ class Node:
 
     def start(self) -> None:
         """Start the agent, and wait until the cluster finds it ready."""
-        self.process = self.wasmlet.start("node", "--node-name", "krustlet", "--port", free_port(), output=self.log)
+        arguments = ("node", "--node-name", "krustlet", "--port", free_port(), *self.options)
+        self.process = self.wasmlet.start(*arguments, output=self.log)
         nodes = ("get", "nodes", "-o", "name")
         eventually_now(lambda: "node/krustlet" in self.kubectl(*nodes), "registered", seconds=40)
         self.kubectl("wait", "--for=condition=Ready", "node/krustlet", "--timeout=40s")
@@ -70,10 +75,10 @@ class Node:
 
 
 @contextlib.contextmanager
-def running_node(wasmlet: Wasmlet, cluster: Cluster, images: str) -> Iterator[Node]:
+def running_node(wasmlet: Wasmlet, cluster: Cluster, images: str, *, options: tuple[str, ...] = ()) -> Iterator[Node]:
     """A node that is ready; every process of it is gone afterwards."""
     with (wasmlet.folder / "node.log").open("ab") as log:
-        node = Node(wasmlet, cluster, images, log)
+        node = Node(wasmlet, cluster, images, log, options=options)
         try:
             node.start()
             yield node

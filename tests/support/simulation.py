@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
 from wasmlet.kube.types import Container, Pod, PodStatus
-from wasmlet.pods import plan, restarts, status
+from wasmlet.pods import plan, restarts, status, stops, view
 from wasmlet.pods.facts import Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
 from wasmlet.pods.plan import Stage, View
 from wasmlet.pods.restarts import BackOff
@@ -66,6 +67,11 @@ class Simulation:
         steps = [step for _, step in self.log if isinstance(step, plan.Stop)]
         return [(step.container, step.grace_seconds, step.reason) for step in steps]
 
+    @property
+    def signalled(self) -> list[tuple[str, Any]]:
+        """All signals, in order."""
+        return [(step.container, step.grace_seconds) for _, step in self.log if isinstance(step, plan.Signal)]
+
     def status(self, previous: PodStatus | None = None) -> PodStatus:
         return status.render(self.view(), previous=previous)
 
@@ -78,6 +84,8 @@ class Simulation:
             own = self.facts.container(container.name)
             if own.failure is not None:
                 found.append(own.failure.retry_at)
+            if own.last is not None and own.last.finished_at is None and own.last.stopping is not None:
+                found.append(own.last.stopping.at + own.last.stopping.grace_seconds)
             if own.last is not None and own.last.finished_at is not None:
                 found.append(restarts.restart_at(own, own.last, self._back_off))
         return found
@@ -103,6 +111,21 @@ class Simulation:
     def pass_startup(self, name: str) -> None:
         if (attempt := self.running(name)) is not None:
             attempt.probed_started = True
+
+    def end_hook(self, name: str, *, well: bool = True) -> bool:
+        """The hook that is under way ends; False when there is none."""
+        attempt, container = self.running(name), named(self.pod, name)
+        if attempt is None:
+            return False
+        if attempt.stopping is not None and stops.is_pre_stopping(container, attempt):
+            attempt.stopping.pre_stopped_at = self.now
+            return True
+        if attempt.stopping is None and view.is_post_starting(container, attempt):
+            attempt.post_started_at = self.now
+            if not well:
+                attempt.unhealthy = Unhealthy(probe="postStart", at=self.now)
+            return True
+        return False
 
     def delete(self, grace_seconds: float) -> None:
         if self.facts.deletion is None:
@@ -168,6 +191,8 @@ class Simulation:
                 failure.shown = "ImagePullBackOff"
             case plan.Stop():
                 self._stop(step)
+            case plan.Signal():
+                self._signal(step)
             case plan.RestartAll():
                 self.facts.restart_all_at = restarts.round_moment(self.facts, self.now)
             case plan.Expire():
@@ -209,7 +234,17 @@ class Simulation:
     def _stop(self, step: plan.Stop) -> None:
         attempt = self.facts.container(step.container).last
         assert attempt is not None
-        attempt.stopping = Stopping(at=self.now, grace_seconds=step.grace_seconds, reason=step.reason)
+        before = attempt.stopping
+        attempt.stopping = Stopping(
+            at=self.now, grace_seconds=step.grace_seconds, reason=step.reason,
+            pre_stopped_at=None if before is None else before.pre_stopped_at,
+        )  # fmt: skip
+
+    def _signal(self, step: plan.Signal) -> None:
+        attempt = self.facts.container(step.container).last
+        assert attempt is not None
+        assert attempt.stopping is not None
+        attempt.stopping.signalled_at = self.now
         code = 143 if self.stop_seconds < step.grace_seconds else 137
         end = self.now + min(self.stop_seconds, step.grace_seconds)
         self._ends[step.container] = min((end, code), self._ends.get(step.container, (end, code)))

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
-from tests.support.pods import bundle, container
+from tests.support.pods import bundle, container, pod
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually
 from wasmlet import agent
@@ -176,3 +177,22 @@ async def test_a_signal_lets_the_machine_go_down_first(config: Config, way: str)
     else:
         machine.is_down.set()
     await asyncio.wait_for(task, 10)
+
+
+async def test_static_pods_run_without_a_cluster(
+    config: Config, engine_program: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WASMLET_ENGINE", str(engine_program))
+    manifests = tmp_path / "manifests"
+    manifests.mkdir()
+    document = msgspec.to_builtins(pod(container("main", "sleep"), name="web"))
+    (manifests / "web.json").write_bytes(msgspec.json.encode({"apiVersion": "v1", "kind": "Pod", **document}))
+    served = agent.serve(config, manifest_directory=manifests)
+    task = asyncio.get_running_loop().create_task(served)
+    log = config.state / "logs"
+    name = f"default_web-{config.node_name}_*"
+    await eventually(lambda: [each for each in log.glob(f"{name}/main/0.log") if each.stat().st_size], log)
+    (manifests / "web.json").unlink()
+    await eventually(lambda: not list((config.state / "pods").iterdir()), log)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

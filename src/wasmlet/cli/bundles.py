@@ -138,8 +138,9 @@ def _check_admission(pod: Pod, target: str) -> None:
 def _without_effect(pod: Pod) -> Iterator[str]:
     """Fields that Kubernetes knows and this release reads over; a person must not wait for what never comes."""
     for container in [*pod.spec.init_containers, *pod.spec.containers]:
-        if container.lifecycle is not None:
-            yield f"container {container.name!r}: lifecycle hooks are not run by this release"
+        hooks = container.lifecycle
+        if hooks is not None and any(each and each.exec for each in (hooks.post_start, hooks.pre_stop)):
+            yield f"container {container.name!r}: exec hooks are not run by this release"
         if "cpu" in container.resources.limits:
             yield f"container {container.name!r}: resources.limits.cpu is not enforced by this release"
         for probe in (container.liveness_probe, container.readiness_probe, container.startup_probe):

@@ -37,6 +37,7 @@ T = TypeVar("T")
 )
 @click.option("--provider-id", default="", metavar="ID", help="spec.providerID.")
 @click.option("--max-pods", type=int, default=110, show_default=True)
+@click.option("--manifest-dir", metavar="DIRECTORY", help="Manifests of static pods, which run without a cluster too.")
 @click.option("--reserved", default="", metavar="cpu=1,memory=2Gi", help="What other programs of the machine keep.")
 @click.option("--client-ca-file", envvar="WASMLET_CLIENT_CA_FILE", metavar="FILE", help="Signs callers' certificates.")
 @click.option("--healthz-port", type=int, envvar="WASMLET_HEALTHZ_PORT", help="On loopback; 0 is off. [default: 10248]")
@@ -67,6 +68,7 @@ def node_command(
     log_level: str,
     kubeconfig: str | None,
     bootstrap_kubeconfig: str | None,
+    manifest_dir: str | None,
     **node_options: Any,
 ) -> None:
     """Serve a state directory in the foreground: pods, probes and restart policies go on while it runs.
@@ -83,7 +85,13 @@ def node_command(
         identity = Path(kubeconfig) if kubeconfig else settings.state / KUBECONFIG_NAME
         joins = bool(kubeconfig or bootstrap_kubeconfig) or identity.exists()
         cluster = _cluster(settings, identity, bootstrap_kubeconfig, node_options) if joins and not idle else None
-        serving = agent.serve(settings, idle_seconds=idle_seconds, ready_descriptor=ready, cluster_settings=cluster)
+        serving = agent.serve(
+            settings,
+            idle_seconds=idle_seconds,
+            ready_descriptor=ready,
+            cluster_settings=cluster,
+            manifest_directory=Path(manifest_dir).absolute() if manifest_dir else None,
+        )
         runner.run(serving)
 
 

@@ -17,8 +17,8 @@ MASK = "***"
 class Bundle(msgspec.Struct, rename="camel", kw_only=True):
     """A pod as its source submits it, with the configuration objects that came with it (stand-alone mode).
 
-    `attached` says that a terminal waits for the pod: it is removed when it has ended. `source` is "local" or "api":
-    who may say what becomes of it.
+    `attached` says that a terminal waits for the pod: it is removed when it has ended. `source` is "local", "api"
+    or "file": who may say what becomes of it. `file` is a static pod's manifest.
     """
 
     pod: Pod
@@ -26,6 +26,7 @@ class Bundle(msgspec.Struct, rename="camel", kw_only=True):
     secrets: list[Secret] = []
     attached: bool = False
     source: str = "local"
+    file: str = ""
 
     @property
     def uid(self) -> str:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.types import Pod
 from wasmlet.pods import bundle as bundles
-from wasmlet.pods import facts, validation
+from wasmlet.pods import facts, orphans, validation
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.worker import Worker
@@ -24,9 +24,16 @@ logger = logging.getLogger(__name__)
 
 
 class Dispatch:
-    """Every pod of this agent."""
+    """Every pod of this agent.
+
+    Attributes:
+        unreported: The sources that have not told all of their pods yet; nothing is cleaned before (contract 3).
+        on_change: Called when a pod has come or is gone, and when the last source has reported.
+    """
 
     def __init__(self, rooms: Rooms) -> None:
+        self.unreported: set[str] = set()
+        self.on_change: list[Callable[[], None]] = []
         self._rooms = rooms
         self._workers: dict[str, Worker] = {}
         self._tasks = Tasks()
@@ -60,7 +67,8 @@ class Dispatch:
 
         Raises:
             UserError: Its UID cannot name a directory.
-            ConflictError: A pod with this UID is here; or a detached one would share its name with another.
+            ConflictError: A pod with this UID is here; or a detached one of a terminal would share its name with
+                another. Other sources know what they do: a cluster's pod may be made again before the old one ends.
             RetryableError: The disk is full; nothing is kept.
         """
         if not validation.is_uid(bundle.uid):
@@ -68,23 +76,41 @@ class Dispatch:
         if bundle.uid in self._workers:
             raise ConflictError(f"a pod with UID {bundle.uid} is here already")
         meta = bundle.pod.metadata
-        if not bundle.attached and any(not each.bundle.attached for each in self.named(meta.namespace, meta.name)):
+        is_free = bundle.attached or bundle.source != "local"
+        if not is_free and any(not each.bundle.attached for each in self.named(meta.namespace, meta.name)):
             raise ConflictError(
                 f"pod {meta.namespace}/{meta.name} is here already",
                 hint=f"remove it first: wasmlet rm {meta.namespace}/{meta.name}",
             )
         directory = self._rooms.settings.directory / bundle.uid
+        is_new = not directory.exists()  # else its pod.json was torn, and its source tells it again
         try:
-            directory.mkdir(mode=0o750)
+            directory.mkdir(mode=0o750, exist_ok=True)
             bundles.save(directory, bundle)
         except OSError as error:
-            _remove_empty(directory)
+            if is_new:
+                _remove_empty(directory)
             raise RetryableError(
                 f"cannot keep pod {meta.name} in {directory}: {error.strerror}", hint="see to the disk and its space"
             ) from error
-        worker = Worker(self._rooms, bundle, None, fresh=True, others=self._workers)
+        saved = None if is_new else facts.load(directory)
+        worker = Worker(self._rooms, bundle, saved, fresh=is_new, others=self._workers)
         self._serve(worker)
+        self._tell()
         return worker
+
+    def reported(self, source: str) -> None:
+        """The source has told all of its pods; once is enough."""
+        if source in self.unreported:
+            self.unreported.discard(source)
+            if not self.unreported:
+                self._tell()
+                self.clean()
+
+    def clean(self) -> None:
+        """Begin to remove what is left of unknown pods: every source, if there is any, has reported."""
+        cleaning = orphans.clean(self._rooms.settings.directory, self._rooms.engines, is_known=self.has)
+        self._tasks.start(cleaning, name="orphans")
 
     def update(self, pod: Pod) -> None:
         """A newer state of a pod that is here. Raises NotFoundError when there is none of that UID."""
@@ -164,6 +190,11 @@ class Dispatch:
         if deletion is not None and deletion.remove and self._workers.pop(worker.bundle.uid, None) is not None:
             worker.remove()
             self._rooms.listener.removed(worker.bundle.uid)
+            self._tell()
+
+    def _tell(self) -> None:
+        for told in self.on_change:
+            told()
 
 
 def _is(pod: Pod, namespace: str, name: str) -> bool:

@@ -22,19 +22,25 @@ class Fact(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
 
 
 class Stopping(Fact):
-    """The agent has asked a sandbox to end.
+    """A container's end has begun.
 
-    `reason` is "deleted", "deadline", "disrupted", "unhealthy", "restart-all" or "finished" (a sidecar whose pod has
-    ended).
+    `reason` is "deleted", "deadline", "disrupted", "unhealthy", "changed" (another image is wanted), "restart-all" or
+    "finished" (a sidecar whose pod has ended).
+    `pre_stopped_at`: its preStop hook is done, well or not; `signalled_at`: the engine is asked to end the sandbox.
     """
 
     at: float
     grace_seconds: float
     reason: str
+    pre_stopped_at: float | None = None
+    signalled_at: float | None = None
 
 
 class Unhealthy(Fact):
-    """A liveness or startup probe has failed for good: the container is to be killed and its policy applies."""
+    """A liveness or startup probe has failed for good: the container is to be killed and its policy applies.
+
+    `probe` is "liveness" or "startup"; "postStart" when that hook has failed.
+    """
 
     probe: str
     at: float
@@ -46,6 +52,7 @@ class Attempt(Fact):
 
     `number` is the restart count it stands for; `id` the sandbox's id; `engine` the engine's. `probed_started` and
     `probed_ready` are the last verdicts of the startup and readiness probes, so that they outlive the agent.
+    `post_started_at`: the postStart hook is done, well or not. `is_outdated`: the pod wants another image by now.
     The termination message is read from `termination_path` below `termination_root` ("" when there is no file).
     """
 
@@ -63,6 +70,8 @@ class Attempt(Fact):
     termination_root: str = ""
     termination_path: str = ""
     stopping: Stopping | None = None
+    post_started_at: float | None = None
+    is_outdated: bool = False
     probed_started: bool = False
     probed_ready: bool = False
     unhealthy: Unhealthy | None = None

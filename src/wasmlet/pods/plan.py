@@ -12,16 +12,50 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 
-from wasmlet.kube.types import Container, Pod
-from wasmlet.pods.facts import Attempt, ContainerFacts, Facts, Failure
+from wasmlet.kube.types import Container
+from wasmlet.pods.facts import Failure
 from wasmlet.pods.restarts import BackOff, Decision, belongs_to_round, decide, is_sidecar, restart_at
+from wasmlet.pods.steps import (
+    Admit,
+    BackOffFailure,
+    End,
+    Expire,
+    Prepare,
+    RestartAll,
+    Signal,
+    Start,
+    Step,
+    Stop,
+    TearDown,
+    Wait,
+)
+from wasmlet.pods.stops import signal_moments, signal_stopping, stop_all, stop_changed, stop_sidecars, stop_unhealthy
+from wasmlet.pods.view import DEFAULT_GRACE_SECONDS, View, all_containers, has_started, is_post_starting
 
-MINIMUM_GRACE_SECONDS = 1.0
-"""A deletion's grace is never below this (contract 4.7)."""
-
-DEFAULT_GRACE_SECONDS = 30.0
+__all__ = [
+    "DEFAULT_GRACE_SECONDS",
+    "Admit",
+    "BackOffFailure",
+    "End",
+    "Expire",
+    "Prepare",
+    "RestartAll",
+    "Signal",
+    "Stage",
+    "Start",
+    "Step",
+    "Stop",
+    "TearDown",
+    "View",
+    "Wait",
+    "all_containers",
+    "has_completed",
+    "has_started",
+    "next_step",
+    "retry_delay",
+    "stage",
+]
 
 
 class Stage(enum.Enum):
@@ -33,124 +67,6 @@ class Stage(enum.Enum):
     ENDING = "ending"
     ENDED = "ended"
     GONE = "gone"
-
-
-# --- steps ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Admit:
-    """Check the pod against what this node can run; saves either `admitted_at` or a verdict."""
-
-
-@dataclass(frozen=True)
-class Prepare:
-    """Make the pod's directories and volumes and give it its address; saves `volumes_at`."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """Start a container: image, artifact, environment, root, sandbox; saves an attempt before the engine is asked."""
-
-    container: str
-    number: int
-
-
-@dataclass(frozen=True)
-class BackOffFailure:
-    """Say that a failed step waits for its next try (ErrImagePull becomes ImagePullBackOff)."""
-
-    container: str
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Ask a sandbox to end; saves `stopping` before the engine is asked."""
-
-    container: str
-    grace_seconds: float
-    reason: str
-
-
-@dataclass(frozen=True)
-class RestartAll:
-    """A restart rule asks for a new round of all containers; saves `restart_all_at`."""
-
-
-@dataclass(frozen=True)
-class Expire:
-    """activeDeadlineSeconds are over; saves the verdict."""
-
-
-@dataclass(frozen=True)
-class End:
-    """Every container has ended for good; saves `ended_at`, after which the phase is final."""
-
-
-@dataclass(frozen=True)
-class TearDown:
-    """Unmount volumes and remove what the pod's containers had; saves `torn_down_at`."""
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Nothing to do until a moment (None: until something happens)."""
-
-    until: float | None = None
-
-
-Step = Admit | Prepare | Start | BackOffFailure | Stop | RestartAll | Expire | End | TearDown | Wait
-
-
-# --- what the rules look at -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class View:
-    """A pod, its facts, and the present."""
-
-    pod: Pod
-    facts: Facts
-    now: float
-    back_off: BackOff = field(default_factory=BackOff)
-
-    def of(self, container: Container) -> ContainerFacts:
-        """The container's facts; empty ones when there are none yet."""
-        return self.facts.containers.get(container.name) or ContainerFacts()
-
-    def current(self, container: Container) -> Attempt | None:
-        """The newest attempt of the present round."""
-        attempt = self.of(container).last
-        return attempt if belongs_to_round(attempt, self.facts) else None
-
-    def is_running(self, container: Container) -> bool:
-        """Whether a sandbox of it may be alive, of any round."""
-        attempt = self.of(container).last
-        return attempt is not None and attempt.finished_at is None
-
-    @property
-    def grace_seconds(self) -> float:
-        """What a container has for its end: the shortest that anybody asked for, else the pod's."""
-        asked = [grace for _, grace in self.deadlines]
-        if asked:
-            return max(MINIMUM_GRACE_SECONDS, min(asked))
-        grace = self.pod.spec.termination_grace_period_seconds
-        return DEFAULT_GRACE_SECONDS if grace is None else max(MINIMUM_GRACE_SECONDS, float(grace))
-
-    @property
-    def deadlines(self) -> list[tuple[float, float]]:
-        """Who wants the pod to end: from when, and within how many seconds."""
-        deletion, verdict = self.facts.deletion, self.facts.verdict
-        found = [] if deletion is None else [(deletion.at, deletion.grace_seconds)]
-        if verdict is not None and verdict.grace_seconds is not None:
-            found.append((verdict.at, verdict.grace_seconds))
-        return found
-
-
-def all_containers(pod: Pod) -> Iterator[Container]:
-    """Init containers in their order, then app containers in theirs."""
-    yield from pod.spec.init_containers
-    yield from pod.spec.containers
 
 
 def stage(view: View) -> Stage:
@@ -205,21 +121,10 @@ def _restart_all(view: View) -> Step | None:
         elif decide(container, attempt, spec=view.pod.spec) is Decision.RESTART_ALL:
             return RestartAll()
     for container in left_over:
-        running = view.of(container).last
-        if running is not None and running.stopping is None:
+        running = view.running(container)
+        if running is not None and (running.stopping is None or running.stopping.reason != "restart-all"):
             return Stop(container.name, 0.0, "restart-all")
     return Wait() if left_over else None
-
-
-def _stop_unhealthy(view: View) -> Step | None:
-    for container in all_containers(view.pod):
-        attempt = view.current(container)
-        if attempt is None or attempt.finished_at is not None or attempt.stopping is not None:
-            continue
-        if attempt.unhealthy is not None:
-            grace = attempt.unhealthy.grace_seconds
-            return Stop(container.name, view.grace_seconds if grace is None else grace, "unhealthy")
-    return None
 
 
 def _initialize(view: View) -> Step | None:
@@ -254,11 +159,6 @@ def _has_initialized(view: View, container: Container) -> bool:
     return any(view.current(each) is not None for each in later[position + 1 :])
 
 
-def has_started(container: Container, attempt: Attempt) -> bool:
-    """Whether the attempt ran, and passed its startup probe if it has one (status field `started`)."""
-    return attempt.started_at is not None and (container.startup_probe is None or attempt.probed_started)
-
-
 def _start_app_containers(view: View) -> Step | None:
     if any(_blocks_apps(view, container) for container in view.pod.spec.init_containers):
         return None
@@ -266,6 +166,9 @@ def _start_app_containers(view: View) -> Step | None:
         step = _start_if_due(view, container)
         if step is not None and not isinstance(step, Wait):
             return step
+        attempt = view.running(container)
+        if attempt is not None and is_post_starting(container, attempt):
+            return None  # the hook of one delays the next (contract 4.5)
     return None
 
 
@@ -306,7 +209,7 @@ def _end_when_done(view: View) -> Step | None:
     """No container of the pod will run again: sidecars are stopped in reverse order, then the pod ends."""
     if not has_completed(view):
         return None
-    return _stop_sidecars(view, "finished") or End()
+    return stop_sidecars(view) or End()
 
 
 def has_completed(view: View) -> bool:
@@ -324,55 +227,6 @@ def _has_ended(view: View, container: Container) -> bool:
     return decide(container, attempt, spec=view.pod.spec) is Decision.STAY
 
 
-def _stop_sidecars(view: View, reason: str) -> Step | None:
-    """The last sidecar first; each waits until the later ones have ended (contract 4.5)."""
-    for container in reversed(view.pod.spec.init_containers):
-        if view.is_running(container):
-            return _stop(view, container, reason) or Wait()
-    return None
-
-
-def _stop(view: View, container: Container, reason: str) -> Step | None:
-    """Ask it to end, or shorten the grace it was given; None when it has been asked already."""
-    attempt = view.of(container).last
-    if attempt is None or attempt.finished_at is not None:
-        return None
-    grace = view.grace_seconds
-    if attempt.stopping is None:
-        return Stop(container.name, _remaining(view, grace), reason)
-    if view.now + grace < attempt.stopping.at + attempt.stopping.grace_seconds:
-        return Stop(container.name, grace, reason)
-    return None
-
-
-def _remaining(view: View, grace: float) -> float:
-    """Sidecars share the one grace period that began with the deletion, or the node's wish."""
-    ends = [at + seconds for at, seconds in view.deadlines]
-    return grace if not ends else max(MINIMUM_GRACE_SECONDS, min(ends) - view.now)
-
-
-def _stop_apps(view: View) -> Step | None:
-    """App containers (and an init container that is at work) are stopped in parallel, before the sidecars."""
-    reason = _ending_reason(view)
-    sidecars = [each for each in view.pod.spec.init_containers if is_sidecar(each, spec=view.pod.spec)]
-    others = [each for each in all_containers(view.pod) if each not in sidecars]
-    for container in others:
-        step = _stop(view, container, reason)
-        if step is not None:
-            return step
-    return Wait() if any(view.is_running(container) for container in others) else None
-
-
-def _stop_sidecars_of_ending(view: View) -> Step | None:
-    return _stop_sidecars(view, _ending_reason(view))
-
-
-def _ending_reason(view: View) -> str:
-    if view.facts.deletion is not None:
-        return "deleted"
-    return "disrupted" if view.facts.verdict is not None and view.facts.verdict.disrupts else "deadline"
-
-
 def _end(_view: View) -> Step | None:
     return End()
 
@@ -386,13 +240,15 @@ TABLE: dict[Stage, tuple[Rule, ...]] = {
     Stage.PREPARING: (_expire, _prepare),
     Stage.RUNNING: (
         _expire,
+        signal_stopping,
         _restart_all,
-        _stop_unhealthy,
+        stop_unhealthy,
+        stop_changed,
         _end_when_done,
         _initialize,
         _start_app_containers,
     ),
-    Stage.ENDING: (_stop_apps, _stop_sidecars_of_ending, _end),
+    Stage.ENDING: (signal_stopping, stop_all, _end),
     Stage.ENDED: (_tear_down,),
     Stage.GONE: (),
 }
@@ -412,6 +268,7 @@ def _moments(view: View, wait: Wait) -> Iterator[float]:
     """
     if wait.until is not None:
         yield wait.until
+    yield from signal_moments(view)
     if stage(view) not in (Stage.PREPARING, Stage.RUNNING):
         return
     deadline = _deadline(view)

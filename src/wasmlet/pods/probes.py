@@ -8,27 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import ipaddress
 import logging
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from wasmlet.base.tasks import Tasks
-from wasmlet.kube.types import Container, HTTPGetAction, Pod, Probe
+from wasmlet.kube.types import Container, Pod, Probe
+from wasmlet.pods import http_get
 from wasmlet.pods.facts import Facts
-from wasmlet.pods.plan import all_containers, has_started
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
+from wasmlet.pods.view import all_containers, has_started, is_post_starting
 
 logger = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 10 * 1024
-MAX_REDIRECTS = 10
 HANDLER_TRIES = 3
 """An error of the prober itself (not a failure of the container) is retried this often at once."""
 
@@ -135,9 +129,9 @@ def _wanted(pod: Pod, facts: Facts) -> list[tuple[Key, Probe]]:
         attempt = facts.container(container.name).last
         if attempt is None or attempt.started_at is None or attempt.finished_at is not None:
             continue
-        started = has_started(container, attempt)
+        started, waits = has_started(container, attempt), is_post_starting(container, attempt)
         for kind, probe in (
-            ("startup", container.startup_probe if not started and not ending else None),
+            ("startup", container.startup_probe if not started and not ending and not waits else None),
             ("liveness", container.liveness_probe if started and not ending else None),
             ("readiness", container.readiness_probe if started else None),
         ):
@@ -171,79 +165,30 @@ async def _once(container: Container, probe: Probe, pod_ip: str, *, timeout_seco
 
 
 async def _http(container: Container, probe: Probe, pod_ip: str) -> tuple[Result, str]:
-    import aiohttp  # noqa: PLC0415  # only pods with http probes pay for the import
-
     action = probe.http_get
     assert action is not None
-    port = resolve_port(container, action.port)
-    if port is None:
+    url = http_get.url_of(container, action, pod_ip=pod_ip)
+    if url is None:
         return Result.UNKNOWN, f"{action.port!r} is no port"
-    scheme = (action.scheme or "HTTP").lower()
-    url = f"{scheme}://{_bracketed(action.host or pod_ip)}:{port}{_absolute(action.path)}"
-    connector = aiohttp.TCPConnector(force_close=True, ssl=False)
     try:
-        async with aiohttp.ClientSession(
-            connector=connector, headers=_headers(action), skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding")
-        ) as session:
-            status, warning = await _final_status(session, url)
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return Result.FAILURE, f'Get "{url}": {error}'
+        status, warning = await http_get.get(url, action, user_agent="kube-probe/1.36")
+    except http_get.FailedRequestError as error:
+        return Result.FAILURE, str(error)
     if 200 <= status < 400:
         return Result.SUCCESS, warning
     return Result.FAILURE, f"HTTP probe failed with statuscode: {status}"
 
 
-async def _final_status(session: ClientSession, url: str) -> tuple[int, str]:
-    """The status after redirects to the same host, and a warning: one that leads elsewhere is not followed."""
-    for _ in range(MAX_REDIRECTS + 1):
-        async with session.get(url, allow_redirects=False) as response:
-            await response.content.read(MAX_BODY_BYTES)
-            location = response.headers.get("Location")
-            if response.status not in (301, 302, 303, 307, 308) or location is None:
-                return response.status, ""
-            target = response.url.join(type(response.url)(location))
-            if target.host != response.url.host:
-                return response.status, f"Probe terminated redirects at {target.host}"
-            url = str(target)
-    raise ValueError(f"stopped after {MAX_REDIRECTS} redirects")
-
-
-def _headers(action: HTTPGetAction) -> list[tuple[str, str]]:
-    """The probe's headers, and the kubelet's where it says nothing; an empty value removes one."""
-    said = {header.name.lower() for header in action.http_headers}
-    defaults = (("User-Agent", "kube-probe/1.36"), ("Accept", "*/*"))
-    own = [(header.name, header.value) for header in action.http_headers if header.value]
-    return own + [(name, value) for name, value in defaults if name.lower() not in said]
-
-
 async def _tcp(container: Container, probe: Probe, pod_ip: str) -> tuple[Result, str]:
     action = probe.tcp_socket
     assert action is not None
-    port = resolve_port(container, action.port)
+    port = http_get.resolve_port(container, action.port)
     if port is None:
         return Result.UNKNOWN, f"{action.port!r} is no port"
     try:
         _, writer = await asyncio.open_connection(action.host or pod_ip, port)
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error)
-        return Result.FAILURE, f"dial tcp {_bracketed(action.host or pod_ip)}:{port}: {text}"
+        return Result.FAILURE, f"dial tcp {http_get.bracketed(action.host or pod_ip)}:{port}: {text}"
     writer.close()
     return Result.SUCCESS, ""
-
-
-def resolve_port(container: Container, port: int | str) -> int | None:
-    """The number of a port given by number, by digits, or by a containerPort's name; None when no port has it."""
-    named = {each.name: each.container_port for each in container.ports if each.name}
-    number = int(port) if isinstance(port, int) or port.isdecimal() else named.get(port, 0)
-    return number if 0 < number < 65536 else None
-
-
-def _bracketed(host: str) -> str:
-    try:
-        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
-    except ValueError:
-        return host
-
-
-def _absolute(path: str) -> str:
-    return path if path.startswith("/") else f"/{path}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from wasmlet.kube.client import Client
 from wasmlet.kube.errors import OutdatedError
 from wasmlet.kube.resources import PODS
 from wasmlet.kube.types import Pod, PodStatus
+from wasmlet.pods.status import DISRUPTION_TARGET, OWN_CONDITIONS
 from wasmlet.pods.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -35,9 +37,17 @@ class Reporter:
 
     Args:
         resync_seconds: Tests shorten it.
+        mirror_of: The mirror of a static pod, by the static pod's UID; None while there is none.
     """
 
-    def __init__(self, client: Client, *, resync_seconds: float = RESYNC_SECONDS) -> None:
+    def __init__(
+        self,
+        client: Client,
+        *,
+        resync_seconds: float = RESYNC_SECONDS,
+        mirror_of: Callable[[str], Pod | None] = lambda _: None,
+    ) -> None:
+        self.mirror_of = mirror_of
         self._client = client
         self._resync_seconds = resync_seconds
         self._waiting: dict[str, Worker] = {}
@@ -46,6 +56,7 @@ class Reporter:
         self._sent: dict[str, dict[str, Any]] = {}
         self._held: dict[str, float] = {}
         self._ran: dict[str, dict[str, Any] | None] = {}
+        self._deleted: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Reporter waiting={len(self._waiting)} busy={len(self._busy)}>"
@@ -83,6 +94,7 @@ class Reporter:
         self._sent.pop(uid, None)
         self._held.pop(uid, None)
         self._ran.pop(uid, None)
+        self._deleted.discard(uid)
 
     async def run(self) -> None:
         """Send, until cancelled."""
@@ -111,6 +123,10 @@ class Reporter:
                 self._busy.discard(uid)
                 self._some.set()
 
+    def _object(self, worker: Worker) -> Pod | None:
+        """What the API server has of the worker's pod."""
+        return self.mirror_of(worker.bundle.uid) if worker.bundle.source == "file" else worker.bundle.pod
+
     def _take(self) -> Worker | None:
         """The next pod that nobody is sending for."""
         for uid in self._waiting:
@@ -120,23 +136,27 @@ class Reporter:
 
     async def report(self, worker: Worker) -> None:
         """Bring the API server's status up to date; delete the object when nothing is left of the pod here."""
-        pod = worker.bundle.pod
+        pod = self._object(worker)
+        if pod is None:
+            return
         meta = pod.metadata
-        status: dict[str, Any] = msgspec.to_builtins(worker.status())
-        if (ran := self._ran.get(meta.uid)) is not None:
+        status = _as_told(pod, worker)
+        if (ran := self._ran.get(worker.bundle.uid)) is not None:
             if status["phase"] != "Running" and self._before(pod).get("phase", "Pending") == "Pending":
                 await self._send(pod, ran)
-            self._ran[meta.uid] = None
+            self._ran[worker.bundle.uid] = None
         await self._send(pod, status)
-        if worker.is_gone and meta.deletion_timestamp is not None:
+        if worker.is_gone and meta.deletion_timestamp is not None and meta.uid not in self._deleted:
+            # Once: finalizers may keep the object, and it is not ours to ask again.
             await self._client.delete(PODS, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0)
+            self._deleted.add(meta.uid)
 
     async def _send(self, pod: Pod, status: dict[str, Any]) -> None:
         meta, before = pod.metadata, self._before(pod)
-        if status != before:
-            body = {"metadata": {"uid": meta.uid}, "status": patch(before, status)}
+        if change := patch(before, status):
+            body = {"metadata": {"uid": meta.uid}, "status": change}
             await self._client.patch(PODS, meta.name, body, namespace=meta.namespace, subresource="status")
-            self._sent[meta.uid] = status
+        self._sent[meta.uid] = status
 
     def _before(self, pod: Pod) -> dict[str, Any]:
         """What the API server has."""
@@ -144,17 +164,40 @@ class Reporter:
         return sent if sent is not None else _known(pod)
 
 
+def _as_told(pod: Pod, worker: Worker) -> dict[str, Any]:
+    """The worker's status as that of the object `pod`; a static pod's mirror has a generation of its own."""
+    status: dict[str, Any] = msgspec.to_builtins(worker.status())
+    if pod is not worker.bundle.pod:
+        for each in (status, *status.get("conditions", ())):
+            each["observedGeneration"] = pod.metadata.generation
+    return status
+
+
 def patch(before: dict[str, Any], status: dict[str, Any]) -> dict[str, Any]:
     """The strategic merge patch from one status to the next: fields that went are null, addresses replace.
 
-    podIPs merges by `ip`, so an address that went would stay without `$patch: replace` (contract 4.3).
+    podIPs merges by `ip`, so an address that went would stay without `$patch: replace` (contract 4.3). Conditions merge
+    by `type`, field by field: only own ones that differ are sent, so that others' are never set back to what we saw
+    last.
     """
     changed = {key: value for key, value in status.items() if before.get(key) != value}
     changed |= {key: None for key in before if key not in status}
     for key in ("podIPs", "hostIPs"):
         if before.get(key) and changed.get(key):
             changed[key] = [*changed[key], {"$patch": "replace"}]
+    if "conditions" in changed:
+        changed["conditions"] = list(_changed_conditions(before.get("conditions", ()), status.get("conditions", ())))
+        if not changed["conditions"]:
+            del changed["conditions"]
     return changed
+
+
+def _changed_conditions(before: Iterable[dict[str, Any]], after: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    known = {each["type"]: each for each in before}
+    for each in after:
+        old = known.get(each["type"], {})
+        if each["type"] in (*OWN_CONDITIONS, DISRUPTION_TARGET) and each != old:
+            yield each | {key: None for key in old if key not in each}
 
 
 def _known(pod: Pod) -> dict[str, Any]:

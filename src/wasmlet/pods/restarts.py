@@ -38,9 +38,10 @@ def is_sidecar(container: Container, *, spec: PodSpec) -> bool:
 def decide(container: Container, attempt: Attempt, *, spec: PodSpec) -> Decision:
     """What follows the end of `attempt`: rules first, then the container's policy, then the pod's.
 
-    A kill by the agent for a failed probe consults only the policies; a kill for restart-all always restarts.
+    A kill by the agent for a failed probe consults only the policies; one for restart-all or another image always
+    restarts.
     """
-    if attempt.stopping is not None and attempt.stopping.reason == "restart-all":
+    if attempt.stopping is not None and attempt.stopping.reason in ("restart-all", "changed"):
         return Decision.RESTART
     killed = attempt.stopping is not None
     if container.restart_policy is not None and not killed:

@@ -20,9 +20,10 @@ from wasmlet.kube.types import (
 )
 from wasmlet.pods.demands import is_recursively_read_only
 from wasmlet.pods.facts import Attempt
-from wasmlet.pods.plan import View, has_completed, has_started
+from wasmlet.pods.plan import View, has_completed
 from wasmlet.pods.quality import qos_class
 from wasmlet.pods.restarts import Decision, decide, is_sidecar, restart_at
+from wasmlet.pods.view import has_started
 
 RUNTIME_NAME = "wasmlet"
 """The scheme of container ids and of the node's containerRuntimeVersion."""
@@ -41,6 +42,8 @@ def render(view: View, *, host_ips: tuple[str, ...] = (), previous: PodStatus | 
     rejected = facts.verdict is not None and facts.admitted_at is None
     inits = [] if rejected else [_container_status(view, each) for each in pod.spec.init_containers]
     apps = [] if rejected else [_container_status(view, each) for each in pod.spec.containers]
+    if facts.ended_at is not None and not rejected:
+        _finish(view, inits, apps)
     phase = _phase(view)
     status = PodStatus(
         observed_generation=pod.metadata.generation,
@@ -105,6 +108,27 @@ def _initializing(view: View, container: Container) -> bool:
     if is_sidecar(container, spec=view.pod.spec):
         return attempt is None and view.of(container).last is None
     return attempt is None or attempt.finished_at is None or attempt.exit_code != 0
+
+
+# --- containers that were never seen ----------------------------------------------------------------------------------
+
+
+def _finish(view: View, inits: list[ContainerStatus], apps: list[ContainerStatus]) -> None:
+    """Nothing of an ended pod is left waiting, but for what could not have begun (the kubelet's TerminatePod)."""
+    begun = [position for position, each in enumerate(inits) if each.state.waiting is None]
+    for each in inits[: max(begun, default=0) + 1]:
+        _give_up(each)
+    regular = [each for each in view.pod.spec.init_containers if not is_sidecar(each, spec=view.pod.spec)]
+    if not any(_initializing(view, each) for each in regular):
+        for each in apps:
+            _give_up(each)
+
+
+def _give_up(status: ContainerStatus) -> None:
+    if status.state.waiting is not None:
+        message = "The container could not be located when the pod was terminated"
+        state = ContainerStateTerminated(exit_code=137, reason="ContainerStatusUnknown", message=message)
+        status.state = ContainerState(terminated=state)
 
 
 # --- containers -------------------------------------------------------------------------------------------------------
@@ -188,7 +212,8 @@ def _waiting_for_restart(view: View, container: Container, attempt: Attempt) -> 
     if facts.failure is not None:
         return _waiting(facts.failure.shown, facts.failure.message)
     if restart_at(facts, attempt, view.back_off) <= view.now:
-        return None
+        failed_hook = attempt.unhealthy is not None and attempt.unhealthy.probe == "postStart"
+        return _waiting("PostStartHookError", "PostStartHook failed") if failed_hook else None
     meta = view.pod.metadata
     seconds = restart_at(facts, attempt, view.back_off) - (attempt.finished_at or 0.0)
     return _waiting(

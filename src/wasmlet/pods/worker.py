@@ -22,17 +22,18 @@ from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
 from wasmlet.pods import bundle as bundles
-from wasmlet.pods import facts, plan, requests, restarts, status
+from wasmlet.pods import facts, plan, requests, restarts, status, stops
 from wasmlet.pods.accounts import News
 from wasmlet.pods.admission import Neighbour
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.pods.endings import read_end
 from wasmlet.pods.entrance import Entrance
-from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
+from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Verdict
 from wasmlet.pods.handlers import SANDBOX_REASON
-from wasmlet.pods.probes import Key, Prober, Result
+from wasmlet.pods.health import Health
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.start import Starter
+from wasmlet.pods.view import pre_stop
 from wasmlet.sandbox import protocol
 from wasmlet.volumes import mount
 
@@ -68,7 +69,7 @@ class Worker:
         self._status: PodStatus | None = None
         self._written = b""
         self._told_back_offs: set[tuple[str, int]] = set()
-        self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
+        self._health = Health(rooms, self)
         self._starter = Starter(rooms, self)
         self._entrance = Entrance(rooms, self, others)
 
@@ -111,6 +112,8 @@ class Worker:
     def update(self, pod: Pod) -> None:
         """The source has a newer state of the pod; a deletion that it tells begins here (contract 4.7)."""
         is_new = _told(pod) != _told(self.bundle.pod)  # most updates are the echo of our own statuses
+        if self._note_new_images(pod):
+            self.save()  # before the pod, or they would be forgotten with the agent
         self.bundle.pod = pod
         if is_new:
             with contextlib.suppress(OSError):  # it is told again after a restart
@@ -118,6 +121,19 @@ class Worker:
         if pod.metadata.deletion_timestamp is not None:
             self.end(grace_seconds=pod.metadata.deletion_grace_period_seconds, remove=False)
         self._changed.set()
+        if is_new and self.is_gone:  # its loop has ended, and its status still says which generation it observed
+            self._rooms.listener.changed(self.bundle.uid)
+
+    def _note_new_images(self, pod: Pod) -> bool:
+        """Containers of another image start anew, without the waits of the old one; whether there are such."""
+        before = {each.name: each.image for each in plan.all_containers(self.bundle.pod)}
+        changed = [each.name for each in plan.all_containers(pod) if before.get(each.name, each.image) != each.image]
+        for name in changed:
+            own = self.facts.container(name)
+            own.failure, own.back_off_seconds = None, 0.0
+            if own.last is not None and own.last.finished_at is None:
+                own.last.is_outdated = True
+        return bool(changed)
 
     def refresh(self) -> None:
         """An object that the pod mounts may be another: its files follow."""
@@ -156,7 +172,7 @@ class Worker:
         """Until the pod is gone (cancel it to leave the pod as it is)."""
         self.places.pod.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
-            await self._repeat_stops()
+            await self._repeat_signals()
             while True:
                 await self._rooms.turns.take()
                 self._changed.clear()
@@ -164,38 +180,38 @@ class Worker:
                 if self.is_gone:
                     return
                 await self._refresh_volumes()
-                self._prober.sync(self.bundle.pod, self.facts, fresh=self._fresh)
+                self._health.sync(fresh=self._fresh)
                 self._fresh = True
                 await self._do(plan.next_step(self.view()))
         finally:
-            await self._prober.close()
+            await self._health.close()
             self._rooms.listener.changed(self.bundle.uid)
 
     async def _do(self, step: plan.Step) -> None:
         if isinstance(step, plan.Wait):
             self._tell_back_offs()
-            self._save()
+            self.save()
             await self.wait(step.until)
             return
         logger.debug("step", extra={"pod": self.bundle.pod.metadata.name, "step": step})
         match step:
             case plan.Admit():
-                with contextlib.suppress(InterruptedWorkError):
-                    await self._entrance.admit()
-                if self.facts.verdict is None:  # saved with the next fact; until then nothing has come of it
-                    self._rooms.listener.changed(self.bundle.uid)
-                    return
+                await self._enter()
+                return
             case plan.Prepare():
                 with contextlib.suppress(InterruptedWorkError):
                     await self.unless_ending(self._prepare())
                 return  # may be done again after a crash: saved with the next fact
             case plan.Start(container=name, number=number):
                 with contextlib.suppress(InterruptedWorkError):
-                    await self._starter.start(self._container(name), number)
+                    await self._starter.start(self.container(name), number)
             case plan.BackOffFailure(container=name):
                 self._back_off(name)
             case plan.Stop():
-                await self._stop(step)
+                self._stop(step)
+                return
+            case plan.Signal():
+                await self._signal(step)
             case plan.RestartAll():
                 self.facts.restart_all_at = restarts.round_moment(self.facts, self._rooms.clock())
             case plan.Expire():
@@ -205,9 +221,9 @@ class Worker:
                 self._ended.set()
             case plan.TearDown():
                 await self._tear_down()
-        self._save()
+        self.save()
 
-    def _save(self) -> None:
+    def save(self) -> None:
         """A full disk must not stop a pod's life: the facts stay in memory and the next step saves them again."""
         try:
             self.save_facts()
@@ -251,6 +267,14 @@ class Worker:
         return await unless(self._ending, work, name=f"step of {self.bundle.uid}")
 
     # --- steps --------------------------------------------------------------------------------------------------------
+
+    async def _enter(self) -> None:
+        with contextlib.suppress(InterruptedWorkError):
+            await self._entrance.admit()
+        if self.facts.verdict is not None:
+            self.save()
+        else:  # saved with the next fact; until then nothing has come of it
+            self._rooms.listener.changed(self.bundle.uid)
 
     @property
     def holds_room(self) -> bool:
@@ -305,7 +329,7 @@ class Worker:
         failure = self.facts.container(name).failure
         assert failure is not None
         failure.shown = "ImagePullBackOff"
-        image = self._container(name).image
+        image = self.container(name).image
         failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.error}'
         self.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container=name)
 
@@ -323,24 +347,37 @@ class Worker:
                 message = f"Back-off restarting failed container {each.name} in pod {pod}"
                 self.tell("Warning", "BackOff", message, container=each.name)
 
-    async def _stop(self, step: plan.Stop) -> None:
+    def _stop(self, step: plan.Stop) -> None:
         attempt = self.facts.container(step.container).last
         assert attempt is not None
-        first = attempt.stopping is None
-        attempt.stopping = Stopping(at=self._rooms.clock(), grace_seconds=step.grace_seconds, reason=step.reason)
-        self._save()
-        if first:
+        before = attempt.stopping
+        attempt.stopping = Stopping(
+            at=self._rooms.clock(), grace_seconds=step.grace_seconds, reason=step.reason,
+            pre_stopped_at=None if before is None else before.pre_stopped_at,
+        )  # fmt: skip
+        if before is None:
             self.tell("Normal", "Killing", _killing_text(step, attempt), container=step.container)
+        if pre_stop(self.container(step.container)) is not None:
+            self.save()  # without a hook nothing is done yet: the signal, or the wait for it, saves this too
+
+    async def _signal(self, step: plan.Signal) -> None:
+        attempt = self.facts.container(step.container).last
+        assert attempt is not None
+        assert attempt.stopping is not None
+        attempt.stopping.signalled_at = self._rooms.clock()
+        self.save()
         await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=step.grace_seconds)
 
-    async def _repeat_stops(self) -> None:
-        """Ask once more for the stops that were saved: an earlier agent may have died before it asked."""
+    async def _repeat_signals(self) -> None:
+        """Ask once more for the ends that were saved: an earlier agent may have died before it asked."""
         for container in plan.all_containers(self.bundle.pod):
             attempt = self.facts.container(container.name).last
             if attempt is None or attempt.finished_at is not None or attempt.stopping is None:
                 continue
-            left = attempt.stopping.at + attempt.stopping.grace_seconds - self._rooms.clock()
-            await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=max(0.0, left))
+            at = attempt.stopping.signalled_at
+            if at is not None:
+                left = at + stops.signal_grace(attempt.stopping, at) - self._rooms.clock()
+                await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=max(0.0, left))
 
     def _expire(self) -> None:
         message = "Pod was active on the node longer than the specified deadline"
@@ -385,7 +422,7 @@ class Worker:
             if attempt is not None and attempt.finished_at is None:
                 changed |= await self._observe_attempt(container, own, attempt)
         if changed:
-            self._save()
+            self.save()
 
     async def _observe_attempt(self, container: Container, own: facts.ContainerFacts, attempt: Attempt) -> bool:
         account = self._rooms.engines.account(attempt.engine, attempt.id)
@@ -421,43 +458,13 @@ class Worker:
             "container ended",
             extra={"pod": self.bundle.pod.metadata.name, "container": container.name, "exit": attempt.exit_code},
         )
-        self._save()
+        self.save()
         await self._rooms.engines.forget(attempt.engine, attempt.id)
-
-    def _probed(self, key: Key, result: Result, text: str) -> None:
-        """A verdict of the prober: save what it changes, and let the plan look."""
-        attempt = self.facts.container(key.container).last
-        if attempt is None or attempt.id != key.sandbox or attempt.finished_at is not None:
-            return
-        name = key.kind.capitalize()
-        if result is Result.UNKNOWN:
-            message = f"{name} probe errored and resulted in unknown state: {text}"
-            self.tell("Warning", "Unhealthy", message, container=key.container)
-            return
-        passed = result is Result.SUCCESS
-        if passed and text:
-            self.tell("Warning", "ProbeWarning", f"{name} probe warning: {text}", container=key.container)
-        elif not passed:
-            self.tell("Warning", "Unhealthy", f"{name} probe failed: {text}", container=key.container)
-        if key.kind == "readiness":
-            attempt.probed_ready = passed
-        elif key.kind == "startup" and passed:
-            attempt.probed_started = True
-        elif not passed and attempt.unhealthy is None:
-            attempt.unhealthy = Unhealthy(
-                probe=key.kind, at=self._rooms.clock(), grace_seconds=self._probe_grace(key.container, key.kind)
-            )
-        self._save()  # what a status has shown must not be forgotten with the agent
-        self._changed.set()
-
-    def _probe_grace(self, name: str, kind: str) -> float | None:
-        container = self._container(name)
-        probe = container.liveness_probe if kind == "liveness" else container.startup_probe
-        return None if probe is None else probe.termination_grace_period_seconds
 
     # --- small things -------------------------------------------------------------------------------------------------
 
-    def _container(self, name: str) -> Container:
+    def container(self, name: str) -> Container:
+        """The container of that name."""
         return next(each for each in plan.all_containers(self.bundle.pod) if each.name == name)
 
     def tell(self, kind: str, reason: str, message: str, *, container: str = "") -> None:
@@ -473,6 +480,10 @@ def _told(pod: Pod) -> tuple[object, ...]:
 
 
 def _killing_text(step: plan.Stop, attempt: Attempt) -> str:
+    if attempt.unhealthy is not None and attempt.unhealthy.probe == "postStart" and step.reason == "unhealthy":
+        return "FailedPostStartHook"
     if attempt.unhealthy is not None and step.reason == "unhealthy":
         return f"Container {step.container} failed {attempt.unhealthy.probe} probe, will be restarted"
+    if step.reason == "changed":
+        return f"Container {step.container} definition changed, will be restarted"
     return f"Stopping container {step.container}"

@@ -14,10 +14,13 @@ from tests.support.crashes import Moments
 from tests.support.pods import bundle, container, data_volume, flaky, pod
 from tests.support.waiting import eventually
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError
-from wasmlet.kube.types import ExitCodes, RestartRule
+from wasmlet.kube.types import ExitCodes, Lifecycle, LifecycleHandler, RestartRule, SleepAction
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods import facts
 from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.hooks import wanted
+
+SHORT = LifecycleHandler(sleep=SleepAction(seconds=0))
 
 # --- which pods there are ---------------------------------------------------------------------------------------------
 
@@ -194,6 +197,37 @@ async def test_torn_files_of_a_pod_take_no_other_pod_with_them(agent: Agent) -> 
     assert (await agent.until_running(kept)).number == 0
 
 
+async def test_what_is_left_of_unknown_pods_is_ended_and_removed_once_every_source_has_reported(agent: Agent) -> None:
+    kept, torn = bundle(container("main", "sleep")), bundle(container("main", "sleep"))
+    for each in (kept, torn):
+        agent.dispatch.submit(each)
+        await agent.until_running(each)
+    places = agent.worker(torn).places
+    await agent.kill()
+    (places.pod / "pod.json").unlink()
+    await agent.start()
+    agent.dispatch.unreported |= {"one", "other"}
+    agent.dispatch.reported("one")
+    assert places.pod.exists()
+    agent.dispatch.reported("other")
+    await eventually(lambda: not places.pod.exists(), agent.dispatch)
+    await eventually(lambda: [each.running for each in agent.engines.handles] == [1], agent.engines)
+    assert (await agent.until_running(kept)).number == 0
+
+
+async def test_a_source_that_tells_a_torn_pod_again_gets_its_sandboxes_back(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep"))
+    agent.dispatch.submit(submitted)
+    before = await agent.until_running(submitted)
+    directory = agent.worker(submitted).places.pod
+    await agent.kill()
+    (directory / "pod.json").write_bytes(b"{")
+    await agent.start()
+    agent.dispatch.submit(submitted)
+    assert (await agent.until_running(submitted)).id == before.id
+    assert agent.worker(submitted).facts.container("main").attempts[-1].started_at == before.started_at
+
+
 async def test_torn_facts_start_no_second_sandbox(agent: Agent) -> None:
     submitted = bundle(container("main", "sleep"))
     agent.dispatch.submit(submitted)
@@ -267,10 +301,40 @@ async def test_killed_at_any_moment_a_sidecar_ends_after_its_pod(agent: Agent, m
         assert agent.attempts(each, "side") == [(0, 143)]
 
 
-async def test_killed_at_any_moment_of_a_deletion_the_pod_ends(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+def hooked_pod() -> Bundle:
+    hooks = Lifecycle(post_start=SHORT, pre_stop=SHORT)
+    side = container("side", "sleep", restart_policy="Always", lifecycle=hooks)
+    return bundle(container("main", "sleep", lifecycle=hooks), init_containers=[side])
+
+
+def plain_pod() -> Bundle:
+    return bundle(container("main", "sleep"))
+
+
+async def test_killed_at_any_moment_a_hook_is_run_before_anything_that_waits_for_it(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make() -> Bundle:
+        side = container("side", "sleep", restart_policy="Always", lifecycle=Lifecycle(post_start=SHORT))
+        return bundle(container("main", "hello"), init_containers=[side])
+
+    for each in await until_ended_in_spite_of_kills(agent, Moments(monkeypatch), make):
+        assert agent.worker(each).status().phase == "Succeeded"
+        side, main = (agent.worker(each).facts.container(name).last for name in ("side", "main"))
+        assert side is not None
+        assert main is not None
+        assert side.post_started_at is not None
+        assert side.number == 0
+        assert main.created_at >= side.post_started_at
+
+
+@pytest.mark.parametrize("make", [plain_pod, hooked_pod])
+async def test_killed_at_any_moment_of_a_deletion_the_pod_ends(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch, make: Callable[[], Bundle]
+) -> None:
     moments = Moments(monkeypatch)
     for number in itertools.count(1):
-        submitted = bundle(container("main", "sleep"))
+        submitted = make()
         agent.dispatch.submit(submitted)
         await agent.until_running(submitted)
         await eventually(functools.partial(is_at_rest, agent, submitted), "saved")
@@ -290,15 +354,34 @@ async def test_killed_at_any_moment_of_a_deletion_the_pod_ends(agent: Agent, mon
                 agent.dispatch.end(submitted.uid, remove=False)
         assert await agent.until_ended(submitted) == "Failed"
         assert agent.attempts(submitted) == [(0, 143)]
+        look_at_order(agent, submitted)
         if not killed:
             assert number > 3
             return
 
 
+def look_at_order(agent: Agent, submitted: Bundle) -> None:
+    """Hooks were done before signals, and the sidecar ended last."""
+    own = [each.last for each in agent.worker(submitted).facts.containers.values()]
+    for attempt in own:
+        assert attempt is not None
+        assert attempt.stopping is not None
+        assert attempt.stopping.signalled_at is not None
+        if len(own) > 1:
+            assert attempt.stopping.pre_stopped_at is not None
+            assert attempt.stopping.signalled_at >= attempt.stopping.pre_stopped_at
+    if len(own) > 1:
+        side, main = (agent.worker(submitted).facts.container(name).last for name in ("side", "main"))
+        assert side is not None
+        assert main is not None
+        assert (side.finished_at or 0) >= (main.finished_at or 0)
+
+
 def is_at_rest(agent: Agent, submitted: Bundle) -> bool:
-    """The facts on disk are those in memory."""
+    """The facts on disk are those in memory, and no hook is under way."""
     worker = agent.worker(submitted)
-    return facts.load(worker.places.pod) == worker.facts
+    has_hooks = any(wanted(submitted.pod, worker.facts))
+    return facts.load(worker.places.pod) == worker.facts and not has_hooks
 
 
 async def test_a_pod_whose_removal_was_cut_short_is_removed(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

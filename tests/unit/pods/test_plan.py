@@ -8,9 +8,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.pods import container, pod
-from tests.support.simulation import START, Simulation
-from wasmlet.kube.types import Container, ExitCodes, HTTPGetAction, Pod, Probe, RestartRule
-from wasmlet.pods import plan
+from tests.support.simulation import START, Simulation, named
+from wasmlet.kube.types import (
+    Container,
+    ExitCodes,
+    HTTPGetAction,
+    Lifecycle,
+    LifecycleHandler,
+    Pod,
+    Probe,
+    RestartRule,
+    SleepAction,
+)
+from wasmlet.pods import plan, stops
 from wasmlet.pods.facts import Verdict
 from wasmlet.pods.plan import Stage
 from wasmlet.pods.restarts import BackOff
@@ -216,12 +226,13 @@ def test_sidecars_are_stopped_in_reverse_each_after_the_later_ones() -> None:
     simulation.settle()
     simulation.exit("main")
     simulation.settle()
-    assert simulation.stopped == [("three", 30.0, "finished")]
+    assert {reason for _, _, reason in simulation.stopped} == {"finished"}
+    assert simulation.signalled == [("three", pytest.approx(30, abs=0.1))]
     simulation.pass_time(5)
-    assert [name for name, *_ in simulation.stopped] == ["three", "two"]
+    assert [name for name, _ in simulation.signalled] == ["three", "two"]
     assert simulation.is_at(Stage.RUNNING)
     simulation.pass_time(10)
-    assert [name for name, *_ in simulation.stopped] == ["three", "two", "one"]
+    assert [name for name, _ in simulation.signalled] == ["three", "two", "one"]
     assert simulation.is_at(Stage.GONE)
     assert simulation.status().phase == "Succeeded"
 
@@ -399,7 +410,8 @@ def test_the_deadline_counts_from_the_first_sight_and_ends_everything() -> None:
     )  # fmt: skip
     assert simulation.settle().until == START + 60
     simulation.pass_time(61)
-    assert simulation.stopped == [("main", 7.0, "deadline"), ("side", 7.0, "deadline")]
+    assert simulation.stopped == [("side", 7.0, "deadline"), ("main", 7.0, "deadline")]
+    assert [name for name, _ in simulation.signalled] == ["main", "side"]
     assert simulation.is_at(Stage.GONE)
     status = simulation.status()
     assert (status.phase, status.reason) == ("Failed", "DeadlineExceeded")
@@ -433,11 +445,12 @@ def test_a_deleted_pod_stops_apps_together_then_sidecars_inside_one_grace() -> N
     simulation.settle()
     simulation.delete(10)
     simulation.settle()
-    assert [name for name, *_ in simulation.stopped] == ["a", "b"]
+    assert sorted(name for name, *_ in simulation.stopped) == ["a", "b", "one", "two"]
+    assert [name for name, _ in simulation.signalled] == ["a", "b"]
     simulation.pass_time(4.1)
     simulation.pass_time(4.1)
     simulation.pass_time(2.1)
-    assert [(name, round(grace)) for name, grace, _ in simulation.stopped[2:]] == [("two", 6), ("one", 2)]
+    assert [(name, round(grace)) for name, grace in simulation.signalled[2:]] == [("two", 6), ("one", 2)]
     assert simulation.is_at(Stage.GONE)
 
 
@@ -462,6 +475,7 @@ def test_a_second_deletion_shortens_the_grace_once_and_never_lengthens_it() -> N
     simulation.delete(5)
     simulation.settle()
     assert [grace for _, grace, _ in simulation.stopped] == [pytest.approx(30, abs=0.1), 5.0]
+    assert simulation.signalled[-1] == ("main", pytest.approx(5, abs=0.1))
     simulation.pass_time(5.1)
     assert simulation.is_at(Stage.GONE)
     assert simulation.facts.container("main").attempts[-1].exit_code == 137
@@ -499,6 +513,135 @@ def test_deletion_shortens_the_longer_grace_of_a_probe() -> None:
     assert simulation.stopped == [("main", 500, "unhealthy"), ("main", 5.0, "deleted")]
 
 
+# --- hooks (4.8) ------------------------------------------------------------------------------------------------------
+
+HOOK = LifecycleHandler(sleep=SleepAction(seconds=1))
+BOTH = Lifecycle(post_start=HOOK, pre_stop=HOOK)
+PRE_STOP = Lifecycle(pre_stop=HOOK)
+POST_START = Lifecycle(post_start=HOOK)
+
+
+def test_a_post_start_hook_delays_the_next_container_and_what_started_means() -> None:
+    simulation = life(app("a", lifecycle=POST_START, readiness_probe=PROBE), app("b"))
+    simulation.settle()
+    assert simulation.started == [("a", 0)]
+    shown = simulation.status().container_statuses[0]
+    assert shown.state.running is not None
+    assert (shown.started, shown.ready) == (False, False)
+    simulation.end_hook("a")
+    simulation.settle()
+    assert simulation.started == [("a", 0), ("b", 0)]
+    assert simulation.status().container_statuses[0].started
+
+
+def test_the_next_step_waits_for_the_post_start_hook_of_a_sidecar() -> None:
+    simulation = life(app(), init_containers=[sidecar("side", lifecycle=POST_START)])
+    simulation.settle()
+    assert simulation.started == [("side", 0)]
+    simulation.end_hook("side")
+    simulation.settle()
+    assert simulation.started == [("side", 0), ("main", 0)]
+
+
+@pytest.mark.parametrize(("policy", "starts"), [("Always", 2), ("OnFailure", 2), ("Never", 1)])
+def test_a_failed_post_start_hook_kills_and_the_policy_applies(policy: str, starts: int) -> None:
+    simulation = life(app(lifecycle=BOTH), restart_policy=policy, termination_grace_period_seconds=8)
+    simulation.settle()
+    simulation.end_hook("main", well=False)
+    simulation.settle()
+    assert simulation.stopped == [("main", 8.0, "unhealthy")]
+    assert simulation.signalled == []
+    simulation.end_hook("main")
+    simulation.settle()
+    assert len(simulation.started) == starts
+
+
+def test_a_pre_stop_hook_eats_of_the_grace() -> None:
+    simulation = life(app(lifecycle=PRE_STOP))
+    simulation.stop_seconds = 100
+    simulation.settle()
+    simulation.delete(10)
+    simulation.pass_time(4)
+    assert simulation.signalled == []
+    simulation.end_hook("main")
+    simulation.settle()
+    assert simulation.signalled == [("main", pytest.approx(6, abs=0.1))]
+
+
+@pytest.mark.parametrize("hook_ends", [9.0, None])
+def test_two_seconds_are_left_however_long_a_hook_takes(hook_ends: float | None) -> None:
+    simulation = life(app(lifecycle=PRE_STOP))
+    simulation.stop_seconds = 100
+    simulation.settle()
+    simulation.delete(10)
+    if hook_ends is not None:
+        simulation.pass_time(hook_ends)
+        simulation.end_hook("main")
+    simulation.pass_time(10.1)
+    assert simulation.signalled == [("main", pytest.approx(2, abs=0.01))]
+    assert simulation.running("main") is None or simulation.now < simulation.facts.seen_at + 12.1
+    simulation.pass_time(2)
+    assert simulation.is_at(Stage.GONE)
+
+
+def test_a_shorter_grace_cuts_a_hook_off() -> None:
+    simulation = life(app(lifecycle=PRE_STOP))
+    simulation.settle()
+    simulation.delete(100)
+    simulation.pass_time(10)
+    simulation.delete(3)
+    simulation.pass_time(2)
+    assert simulation.signalled == []
+    simulation.pass_time(1.1)
+    assert [name for name, _ in simulation.signalled] == ["main"]
+
+
+def test_hooks_of_sidecars_run_at_the_start_and_their_signals_come_in_turn() -> None:
+    sides = [sidecar("one", lifecycle=PRE_STOP), sidecar("two", lifecycle=PRE_STOP)]
+    simulation = life(app(lifecycle=PRE_STOP), init_containers=sides)
+    simulation.settle()
+    simulation.delete(20)
+    simulation.settle()
+    for name in ("one", "two", "main"):
+        assert simulation.end_hook(name), "all of them are under way at once"
+        simulation.settle()
+        if name != "main":
+            assert simulation.signalled == []
+    assert [name for name, _ in simulation.signalled] == ["main", "two", "one"]
+
+
+def test_whatever_is_left_when_the_grace_is_over_is_signalled_out_of_turn() -> None:
+    simulation = life(app(), init_containers=[sidecar("one"), sidecar("two")])
+    simulation.stop_seconds = 1000
+    simulation.settle()
+    simulation.delete(10)
+    simulation.pass_time(9)
+    assert [name for name, _ in simulation.signalled] == ["main"]
+    simulation.pass_time(1.1)
+    assert sorted(simulation.signalled[1:]) == [("one", 2.0), ("two", 2.0)]
+    simulation.pass_time(2)
+    assert simulation.is_at(Stage.GONE)
+
+
+def test_a_container_that_ended_by_itself_has_no_pre_stop() -> None:
+    simulation = life(app(lifecycle=PRE_STOP))
+    simulation.settle()
+    simulation.exit("main")
+    simulation.settle()
+    assert simulation.stopped == []
+    assert simulation.is_at(Stage.GONE)
+
+
+def test_restart_all_runs_no_hook() -> None:
+    main = app(restart_policy="Never", restart_policy_rules=[rule("RestartAllContainers", 3)])
+    simulation = life(main, app("other", lifecycle=PRE_STOP))
+    simulation.settle()
+    simulation.exit("main", 3)
+    simulation.settle()
+    assert simulation.signalled == [("other", 0.0)]
+    assert simulation.started[2:] == [("main", 1), ("other", 1)]
+
+
 # --- every life -------------------------------------------------------------------------------------------------------
 
 POLICIES = st.sampled_from(["Always", "OnFailure", "Never"])
@@ -515,12 +658,13 @@ RULES = st.lists(
 
 def containers(name: str) -> st.SearchStrategy[Container]:
     return st.builds(
-        lambda own, rules, started: container(
-            name, restart_policy=own, restart_policy_rules=rules if own else [], startup_probe=started
+        lambda own, rules, started, hooks: container(
+            name, restart_policy=own, restart_policy_rules=rules if own else [], startup_probe=started, lifecycle=hooks
         ),
         st.none() | POLICIES,
         RULES,
         st.sampled_from([None, None, PROBE]),
+        st.sampled_from([None, None, PRE_STOP, POST_START, BOTH]),
     )
 
 
@@ -541,6 +685,7 @@ ACTIONS = st.lists(
         st.tuples(st.just("exit"), NAMES, st.sampled_from([0, 0, 1, 3])),
         st.tuples(st.just("unhealthy"), NAMES, st.sampled_from([0, 5, 100])),
         st.tuples(st.just("startup"), NAMES, st.just(0)),
+        st.tuples(st.just("hook"), NAMES, st.sampled_from([0, 1])),
         st.tuples(st.just("fail"), NAMES, st.sampled_from([0, 1])),
         st.tuples(st.just("stop takes"), NAMES, st.sampled_from([0, 3, 1000])),
         st.tuples(st.just("time"), NAMES, st.sampled_from([1, 12, 400, 1000])),
@@ -566,12 +711,23 @@ class Checked(Simulation):
             last = self.facts.container(step.container).last
             assert step.number == (0 if last is None else last.number + 1)
             assert step.number == self.counts.get(step.container, -1) + 1
+        if isinstance(step, plan.Signal):
+            self._look_at_signal(step)
         if isinstance(step, plan.End):
             assert not [each.name for each in plan.all_containers(self.pod) if self.running(each.name)]
         super()._apply(step)
         for each in plan.all_containers(self.pod):
             if (last := self.facts.container(each.name).last) is not None:
                 self.counts[each.name] = last.number
+
+    def _look_at_signal(self, step: plan.Signal) -> None:
+        attempt, container = self.running(step.container), named(self.pod, step.container)
+        assert attempt is not None
+        assert attempt.stopping is not None
+        assert attempt.stopping.signalled_at is None, "it was asked before"
+        is_over = self.now >= attempt.stopping.at + attempt.stopping.grace_seconds
+        assert is_over or not stops.is_pre_stopping(container, attempt)
+        assert step.grace_seconds >= 2 or attempt.stopping.reason == "restart-all"
 
     def settle(self) -> plan.Wait:
         wait = super().settle()
@@ -610,6 +766,8 @@ class Checked(Simulation):
             self.fail_probe(name, grace_seconds=value or None)
         elif action == "startup":
             self.pass_startup(name)
+        elif action == "hook":
+            self.end_hook(name, well=bool(value))
         elif action == "fail":
             self.failing[name] = "config" if value else "image"
 
@@ -623,7 +781,7 @@ def test_every_life_is_orderly(made: Pod, actions: list[tuple[str, str, int]]) -
         simulation.act(*action)
         simulation.settle()
     simulation.delete(30)
-    simulation.pass_time(31 + 4)
+    simulation.pass_time(31 + 4)  # the grace, and the two seconds that every kill has
     assert simulation.is_at(Stage.GONE)
     starts = len(simulation.started)
     simulation.pass_time(5000)

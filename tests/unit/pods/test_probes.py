@@ -18,11 +18,15 @@ from wasmlet.kube.types import (
     GRPCAction,
     HTTPGetAction,
     HTTPHeader,
+    Lifecycle,
+    LifecycleHandler,
     Probe,
+    SleepAction,
     TCPSocketAction,
 )
 from wasmlet.pods.facts import Attempt, Facts
-from wasmlet.pods.probes import Key, Prober, Result, Tally, resolve_port
+from wasmlet.pods.http_get import resolve_port
+from wasmlet.pods.probes import Key, Prober, Result, Tally
 
 HOST = "127.0.0.1"
 
@@ -320,3 +324,37 @@ async def test_the_next_container_waits_for_a_sidecars_startup(agent: Agent, ser
     assert agent.attempts(submitted) == []
     server.status = 200
     assert await agent.until_ended(submitted) == "Succeeded"
+
+
+async def test_while_a_pod_ends_readiness_goes_on_and_liveness_kills_nobody(agent: Agent, server: Server) -> None:
+    hooks = Lifecycle(pre_stop=LifecycleHandler(sleep=SleepAction(seconds=1000)))
+    main = container(
+        "main", "sleep", lifecycle=hooks, readiness_probe=at(server), liveness_probe=at(server, failure_threshold=1)
+    )
+    submitted = bundle(main)
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: status_of(worker).ready)
+    agent.dispatch.end(submitted.uid, grace_seconds=1000, remove=False)
+    await agent.until(submitted, lambda worker: (last := worker.facts.container("main").last) and last.stopping)
+    server.status = 500
+    await agent.until(submitted, lambda worker: not status_of(worker).ready)
+    last = agent.worker(submitted).facts.container("main").last
+    assert last is not None
+    assert last.unhealthy is None
+    assert agent.told("Killing") == ["Stopping container main"]
+
+
+async def test_no_probe_runs_before_the_post_start_hook_is_done(agent: Agent, server: Server) -> None:
+    hooks = Lifecycle(post_start=LifecycleHandler(sleep=SleepAction(seconds=1000)))
+    probe = at(server)
+    main = container(
+        "main", "sleep", lifecycle=hooks, readiness_probe=probe, liveness_probe=probe, startup_probe=probe
+    )  # fmt: skip
+    submitted = bundle(main)
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    await asyncio.sleep(0.2)
+    assert server.requests == []
+    shown = status_of(agent.worker(submitted))
+    assert shown.state.running is not None
+    assert (shown.started, shown.ready) == (False, False)

@@ -5,16 +5,32 @@ import os
 import signal
 import time
 
+import msgspec
 import pytest
 
 from tests.support.agent import Agent, status_of
+from tests.support.guests import guest
 from tests.support.pods import bundle, config_map, container, data_volume, flaky
 from tests.support.waiting import eventually
 from wasmlet.base.clock import from_text
-from wasmlet.kube.types import EnvVar, EnvVarSource, ExitCodes, KeySelector, RestartRule
+from wasmlet.kube.types import (
+    EnvVar,
+    EnvVarSource,
+    ExecAction,
+    ExitCodes,
+    HTTPGetAction,
+    KeySelector,
+    Lifecycle,
+    LifecycleHandler,
+    Pod,
+    RestartRule,
+    SleepAction,
+)
 from wasmlet.pods import facts
 from wasmlet.pods.admission import Refusal
 from wasmlet.pods.facts import LOST_MESSAGE
+from wasmlet.pods.hooks import NO_EXEC
+from wasmlet.pods.restarts import BackOff
 from wasmlet.pods.worker import Worker
 
 
@@ -340,3 +356,124 @@ async def test_a_node_that_wants_no_pods_refuses_a_new_one(agent: Agent) -> None
     assert (status.reason, status.message) == ("NodeShutdown", "Pod was rejected as the node is shutting down.")
     assert status.container_statuses == []
     assert ("Warning", "NodeShutdown") in {(each.kind, each.reason) for each in agent.hub.told}
+
+
+# --- another image ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["Always", "Never"])
+async def test_another_image_restarts_the_container_and_no_other(agent: Agent, policy: str) -> None:
+    submitted = bundle(container("main", "sleep"), container("other", "sleep"), restart_policy=policy)
+    agent.dispatch.submit(submitted)
+    for name in ("main", "other"):
+        await agent.until_running(submitted, name)
+    changed = msgspec.json.decode(msgspec.json.encode(submitted.pod), type=Pod)
+    changed.spec.containers[0].image = f"file:{guest('lines')}"
+    changed.metadata.generation = 2
+    agent.dispatch.update(changed)
+    await agent.until(submitted, lambda worker: status_of(worker).restart_count == 1)
+    assert agent.told("Killing") == ["Container main definition changed, will be restarted"]
+    assert agent.attempts(submitted, "other") == [(0, 0)]
+    assert status_of(agent.worker(submitted)).image.endswith("lines.wasm")
+
+
+async def test_another_image_ends_the_wait_for_one_that_is_missing(agent: Agent) -> None:
+    agent.back_off = BackOff(initial_seconds=1000, maximum_seconds=1000)
+    await agent.restart()
+    missing = container("main", "sleep")
+    missing.image = "file:/nowhere/missing.wasm"
+    submitted = bundle(missing)
+    agent.dispatch.submit(submitted)
+    await agent.until_waiting(submitted, "ImagePullBackOff")
+    changed = msgspec.json.decode(msgspec.json.encode(submitted.pod), type=Pod)
+    changed.spec.containers[0].image = f"file:{guest('sleep')}"
+    agent.dispatch.update(changed)
+    assert (await agent.until_running(submitted)).number == 0
+
+
+# --- hooks ------------------------------------------------------------------------------------------------------------
+
+
+def sleeping(seconds: int) -> LifecycleHandler:
+    return LifecycleHandler(sleep=SleepAction(seconds=seconds))
+
+
+BROKEN = LifecycleHandler(http_get=HTTPGetAction(host="127.0.0.1", port=1))
+EXEC = LifecycleHandler(exec=ExecAction(command=["true"]))
+
+
+async def test_a_failed_post_start_hook_kills_the_container_and_says_so(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(post_start=BROKEN)), restart_policy="Always")
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: status_of(worker).restart_count >= 1)
+    assert agent.told("FailedPostStartHook")[0] == "PostStartHook failed"
+    assert agent.told("Killing")[0] == "FailedPostStartHook"
+    assert not status_of(agent.worker(submitted)).ready
+
+
+async def test_a_pod_that_never_restarts_fails_with_its_post_start_hook(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(post_start=BROKEN)))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    assert agent.attempts(submitted) == [(0, 143)]
+
+
+async def test_an_exec_hook_is_not_run_and_not_said_to_have_run(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(post_start=EXEC, pre_stop=EXEC)))
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    await agent.until(submitted, lambda worker: status_of(worker).ready)
+    agent.dispatch.end(submitted.uid, remove=False)
+    await agent.until_ended(submitted)
+    assert agent.attempts(submitted) == [(0, 143)]
+    assert agent.told("FailedPostStartHook") == [f"PostStartHook was not run: {NO_EXEC}"]
+    assert agent.told("FailedPreStopHook") == [f"PreStopHook was not run: {NO_EXEC}"]
+
+
+async def test_a_failed_pre_stop_hook_is_told_and_the_kill_proceeds(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=BROKEN)))
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    agent.dispatch.end(submitted.uid, remove=False)
+    await agent.until_ended(submitted)
+    assert agent.told("FailedPreStopHook") == ["PreStopHook failed"]
+    assert agent.told("Killing") == ["Stopping container main"]
+    assert agent.attempts(submitted) == [(0, 143)]
+
+
+async def test_a_pre_stop_hook_delays_the_signal_and_the_readiness_probe_goes_on(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=sleeping(1))))
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    begun = time.monotonic()
+    agent.dispatch.end(submitted.uid, grace_seconds=20, remove=False)
+    await agent.until(submitted, lambda worker: (last := worker.facts.container("main").last) and last.stopping)
+    assert status_of(agent.worker(submitted)).ready
+    await agent.until_ended(submitted)
+    assert 1 <= time.monotonic() - begun < 15
+    assert agent.told("FailedPreStopHook") == []
+
+
+async def test_a_pre_stop_hook_in_flight_is_cut_off_by_a_shorter_grace(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=sleeping(1000))))
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    agent.dispatch.end(submitted.uid, grace_seconds=1000, remove=False)
+    await agent.until(submitted, lambda worker: (last := worker.facts.container("main").last) and last.stopping)
+    agent.dispatch.end(submitted.uid, grace_seconds=1, remove=False)
+    await agent.until_ended(submitted)
+    assert agent.told("Killing") == ["Stopping container main"]
+
+
+async def test_a_pod_deleted_while_its_image_is_missing_says_that_its_container_was_never_found(agent: Agent) -> None:
+    missing = container("main", "sleep")
+    missing.image = "file:/nowhere/missing.wasm"
+    submitted = bundle(missing)
+    agent.dispatch.submit(submitted)
+    await agent.until_waiting(submitted, "ImagePullBackOff")
+    agent.dispatch.end(submitted.uid, remove=False)
+    assert await agent.until_ended(submitted) == "Failed"
+    terminated = status_of(agent.worker(submitted)).state.terminated
+    assert terminated is not None
+    assert (terminated.reason, terminated.exit_code) == ("ContainerStatusUnknown", 137)
+    assert terminated.message == "The container could not be located when the pod was terminated"

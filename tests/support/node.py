@@ -45,7 +45,9 @@ class Node:
 
     def start(self) -> None:
         """Start the agent, and wait until the cluster finds it ready."""
-        self.process = self.wasmlet.start("node", "--node-name", "krustlet", "--port", free_port(), output=self.log)
+        self.process = self.wasmlet.start(
+            "node", "--node-name", "krustlet", "--port", free_port(), "--network", "host", output=self.log
+        )
         nodes = ("get", "nodes", "-o", "name")
         eventually_now(lambda: "node/krustlet" in self.kubectl(*nodes), "registered", seconds=40)
         self.kubectl("wait", "--for=condition=Ready", "node/krustlet", "--timeout=40s")

@@ -29,6 +29,8 @@ MANY = 1000
 QUIET_SECONDS = 30.0
 NAME = "bench"
 LAG_MILLISECONDS = 20.0
+NETWORK = "host"
+"""What pods' addresses cost is in docs/decisions/0012; mode `podcidr` would leave a network behind."""
 
 
 async def measure() -> list[Row]:
@@ -160,7 +162,8 @@ def join(place: Path, cluster: Cluster) -> subprocess.Popen[bytes]:
         "--node-name", NAME,
     )  # fmt: skip
     command = [sys.executable, "-m", "wasmlet", "--state", str(place / "state"), "node", "--log-level", "error"]
-    return subprocess.Popen([*command, "--node-name", NAME, "--port", free_port(), "--max-pods", "1100"])
+    flags = ["--node-name", NAME, "--port", free_port(), "--max-pods", "1100", "--network", NETWORK]
+    return subprocess.Popen([*command, *flags])
 
 
 async def _create(client: Client, name: str, image: str, *, token: bool = True) -> None:

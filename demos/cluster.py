@@ -147,7 +147,7 @@ def start(stack: contextlib.ExitStack, wasmlet: str, devcluster: str) -> Session
         "wasmlet", "join", "--server", cluster["server"], "--token", token, "--ca-hash", pin, "--node-name", NODE
     )
     log = stack.enter_context((folder / "node.log").open("wb"))
-    command = [wasmlet, "node", "--node-name", NODE, "--port", str(free_port())]
+    command = [wasmlet, "node", "--node-name", NODE, "--port", str(free_port()), "--network", "host"]
     print("$", "wasmlet", *command[1:], "&\n", flush=True)
     process = subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     stack.callback(end, process)

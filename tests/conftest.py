@@ -3,12 +3,17 @@
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.support.agent import Agent, running_agent
 from tests.support.processes import end_all
 from wasmlet.base.errors import UserError
 from wasmlet.sandbox.program import find_engine_program
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("wasmlet", deadline=None)
+hypothesis.settings.load_profile("wasmlet")
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 //! `wasmlet-engine` hosts WebAssembly sandboxes for the node agent of wasmlet, which decides everything and speaks
 //! to it over a Unix socket. In come specs and compiled artifacts; out go log lines, exit files and events.
 //!
-//! - `serve`: builds the parts, owns signals and the order of the end
+//! - `serve`: builds the parts, owns signals and the order of the end; `network`: where its guests' sockets are
 //! - `control`: the socket's routes; `protocol`: their documents; `spec`: what is demanded of them; `time`: their
 //!   times
 //! - `registry`: all sandboxes and the way each goes; `sandbox`: one, with the table of its life; `events`: what
@@ -27,6 +27,7 @@ mod exit;
 mod guest;
 mod inspect;
 mod log;
+mod network;
 mod protocol;
 mod registry;
 mod sandbox;
@@ -47,14 +48,17 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 const USAGE: &str = "\
-usage: wasmlet-engine serve --directory DIRECTORY
+usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE]
        wasmlet-engine compile --output FILE [--memory-limit BYTES] < FILE
        wasmlet-engine version";
 
 /// What the command line asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Request {
-    Serve(PathBuf),
+    Serve {
+        directory: PathBuf,
+        network: Option<PathBuf>,
+    },
     Compile(compile::Task),
     CompileInner(compile::Task),
     Version,
@@ -63,7 +67,11 @@ enum Request {
 
 fn main() -> ExitCode {
     match parse(lexopt::Parser::from_env()) {
-        Ok(Request::Serve(directory)) => {
+        Ok(Request::Serve { directory, network }) => {
+            // First of all: a thread that starts before would stay in the other network.
+            if let Err(error) = network.as_deref().map_or(Ok(()), network::join) {
+                return report(Err(error));
+            }
             trace::start();
             report(serve::serve(&directory))
         }
@@ -104,10 +112,12 @@ fn print_line(line: &str) -> anyhow::Result<()> {
 fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
     let mut verb = None;
     let (mut directory, mut output, mut memory_limit) = (None, None, None);
+    let mut network = None;
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Long("help") | Arg::Short('h') => return Ok(Request::Help),
             Arg::Long("directory") => directory = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("network-namespace") => network = Some(PathBuf::from(arguments.value()?)),
             Arg::Long("output") => output = Some(PathBuf::from(arguments.value()?)),
             Arg::Long("memory-limit") => memory_limit = Some(arguments.value()?.parse()?),
             Arg::Value(value) if verb.is_none() => verb = Some(value.string()?),
@@ -122,7 +132,10 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
         })
     };
     match verb.as_deref() {
-        Some("serve") => Ok(Request::Serve(directory.ok_or("--directory is missing")?)),
+        Some("serve") => Ok(Request::Serve {
+            directory: directory.ok_or("--directory is missing")?,
+            network,
+        }),
         Some("compile") => Ok(Request::Compile(task(output)?)),
         Some(compile::INNER) => Ok(Request::CompileInner(task(output)?)),
         Some("version") => Ok(Request::Version),
@@ -141,10 +154,16 @@ mod tests {
 
     #[test]
     fn every_verb_parses() {
+        let serve = |network: Option<&str>| Request::Serve {
+            directory: "/run/x".into(),
+            network: network.map(PathBuf::from),
+        };
         assert_eq!(
             parsed(&["serve", "--directory", "/run/x"]).ok(),
-            Some(Request::Serve("/run/x".into()))
+            Some(serve(None))
         );
+        let joining = ["serve", "--directory=/run/x", "--network-namespace=/run/n"];
+        assert_eq!(parsed(&joining).ok(), Some(serve(Some("/run/n"))));
         let task = compile::Task {
             output: "a".into(),
             memory_limit: Some(5),

@@ -32,7 +32,7 @@ from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
 from wasmlet.pods.static import StaticSource
 from wasmlet.sandbox import artifacts, engines, placement
-from wasmlet.sandbox.network import NodeAddress
+from wasmlet.sandbox.namespace import Namespace
 from wasmlet.sandbox.program import find_engine_program
 from wasmlet.server.hub import Hub
 from wasmlet.server.local import LocalServer
@@ -165,6 +165,19 @@ async def serve(
             logger.info("agent ending", extra={"state": str(config.state)})
 
 
+async def leave(config: Config) -> bool:
+    """End engines that have nothing to do, and take the pods' network down; False when there was none.
+
+    Raises:
+        ConflictError: An agent serves the state directory, or pods are there still.
+    """
+    with held_state(config):
+        pool = engines.Engines(engines.Settings(directory=config.state / "engines"), program=find_engine_program())
+        await pool.adopt()
+        await pool.close(end_idle=True)
+        return await asyncio.to_thread(Namespace(config.state, node="").remove)
+
+
 async def _connect(settings: ClusterSettings) -> Cluster:
     from wasmlet import cluster  # noqa: PLC0415  # an agent without a cluster does not pay for the imports
 
@@ -209,6 +222,8 @@ async def _build(
     pool.on_change = dispatch.wake
     await pool.adopt()
     cache.remove_stale()
+    if cluster is not None and cluster.pod_cidr is not None:
+        await cluster.pod_cidr.restore()  # containers that start again do so in their pods' network
     dispatch.load()
     return dispatch
 
@@ -245,7 +260,7 @@ def _joined(rooms: Rooms, hub: Hub, cluster: Cluster) -> Rooms:
         refuse=cluster.shutdown.refuse,
         node=cluster.offer,
         runtime_handler=cluster.runtime_handler,
-        addresses=NodeAddress(cluster.host_ips[0]),
+        addresses=cluster.addresses,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present, write_atomically
+from wasmlet.config import NetworkMode
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
 from wasmlet.kube.events import Recorder, about_pod
@@ -29,7 +31,9 @@ from wasmlet.kube.tokens import TokenSource, Wanted
 from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
 from wasmlet.node import addresses, bootstrap, shutdown
 from wasmlet.node.composition import Node
+from wasmlet.node.conditions import Network
 from wasmlet.node.files import Watched, follow
+from wasmlet.node.objects import NodeObject
 from wasmlet.node.offer import Offer
 from wasmlet.node.report import Sources
 from wasmlet.node.settings import Settings as NodeSettings
@@ -45,6 +49,9 @@ from wasmlet.pods.report import Reporter
 from wasmlet.pods.rooms import Listener, Rooms
 from wasmlet.pods.source import SOURCE, ApiSource
 from wasmlet.pods.static import SOURCE_ANNOTATION
+from wasmlet.sandbox.namespace import Namespace
+from wasmlet.sandbox.network import NodeAddress, PodAddresses
+from wasmlet.sandbox.pod_cidr import PodCidr
 from wasmlet.server import configz
 from wasmlet.server.authentication import Authenticator
 from wasmlet.server.authorization import Authorizer
@@ -77,6 +84,7 @@ class Settings:
         bootstrap_kubeconfig: Credentials that may only ask for an identity; None when there is one.
         client_ca_file: Whose certificates callers of the kubelet API may show; None: the cluster's own authority.
         healthz_port: Where /healthz is answered on loopback, without TLS and for everybody; 0: nowhere.
+        network: Whether pods have addresses of the Node's podCIDRs (`podcidr`), or the node's own (`host`).
     """
 
     node: NodeSettings
@@ -84,6 +92,7 @@ class Settings:
     bootstrap_kubeconfig: Path | None = None
     client_ca_file: Path | None = None
     healthz_port: int = 0
+    network: NetworkMode = "podcidr"
 
 
 class Cluster:
@@ -100,11 +109,12 @@ class Cluster:
         self.tokens = PodTokens(TokenSource(self.client))
         self.services = Services(self.client)
         self.runtime_classes = RuntimeClasses(self.client)
-        self.offer = Offer(self.client, settings.node, shares_address=True)
+        self.offer = Offer(self.client, settings.node, shares_address=settings.network == "host")
         self.dispatch: Dispatch | None = None
         self.shutdown = GracefulShutdown(settings.node, pods=self._living, terminate=self._terminate)
         self.machinery: Machinery | None = None
         self._node: Node | None = None
+        self.pod_cidr = _pod_cidr(settings, host_ips)
         self._objects = ClusterObjects(self.client, on_change=self._object_changed)
         self._access = access
 
@@ -137,11 +147,20 @@ class Cluster:
         except NotFoundError as error:
             raise NotFoundError(f"Failed to create pod sandbox: {error}", reason=handlers.SANDBOX_REASON) from None
 
+    @property
+    def addresses(self) -> PodAddresses:
+        """Where pods have their addresses from."""
+        return self.pod_cidr or NodeAddress(*self.host_ips)
+
     def release(self, uid: str) -> None:
         """The pod is gone."""
         self._objects.release(uid)
         self.tokens.release(uid)
         self.reporter.forget(uid)
+
+    def _node_changed(self, node: NodeObject) -> None:
+        if self.pod_cidr is not None:
+            self.pod_cidr.offer(node.spec.pod_cidrs or [each for each in (node.spec.pod_cidr,) if each])
 
     def _object_changed(self, uid: str) -> None:
         if self.dispatch is not None:
@@ -163,6 +182,13 @@ class Cluster:
     async def _terminate(self, uid: str, grace_seconds: float) -> None:
         if self.dispatch is not None:
             await shutdown.terminate(self.dispatch, self.reporter, uid, grace_seconds)
+
+    def _network(self) -> Network | None:
+        """What the Node's condition says of the pod network; None: it is none of ours."""
+        if self.pod_cidr is None:
+            return None
+        problem = self.pod_cidr.problem
+        return Network() if problem is None else Network(problem.message, problem.reason)
 
     async def run(self, dispatch: Dispatch, hub: Hub) -> None:
         """Be a node until cancelled.
@@ -190,6 +216,7 @@ class Cluster:
             sources=self._sources(source),
             on_serving_certificate=files.show,
             begin_again=None if self.settings.bootstrap_kubeconfig is None else self._bootstrap_again,
+            on_node=self._node_changed,
         )
         watched = (
             Watched("client authorities", files.authorities, changed=files.read_again),
@@ -201,6 +228,9 @@ class Cluster:
             stack.push_async_callback(server.close)
             await server.start(self.host_ips[0], self.settings.node.port)
             async with asyncio.TaskGroup() as group:
+                if self.pod_cidr is not None:
+                    self.pod_cidr.on_change = functools.partial(_network_changed, node, dispatch)
+                    group.create_task(self.pod_cidr.run(), name="pod network")
                 group.create_task(self.recorder.run(), name="events")
                 group.create_task(node.run(), name="node")
                 group.create_task(follow(watched), name="files that others replace")
@@ -236,7 +266,7 @@ class Cluster:
             unknown = () if source.has_synced else ("the pods of this node are not known yet",)
             return (*unknown, *machinery.problems())
 
-        return Sources(problems=problems, images=machinery.images)
+        return Sources(problems=problems, images=machinery.images, network=self._network)
 
     def _last_loop(self) -> float:
         return time.monotonic() if self._node is None else self._node.looked_at
@@ -367,6 +397,17 @@ class ClusterListener:
     def progress(self, uid: str, progress: Progress) -> None:
         """Long work goes on; nothing that the API server has a place for."""
         self._hub.progress(uid, progress)
+
+
+def _network_changed(node: Node, dispatch: Dispatch) -> None:
+    node.report_now()
+    dispatch.retry()
+
+
+def _pod_cidr(settings: Settings, host_ips: tuple[str, ...]) -> PodCidr | None:
+    if settings.network == "host":
+        return None
+    return PodCidr(Namespace(settings.node.directory, node=settings.node.name), host_ips=host_ips)
 
 
 def _field_path(pod: Pod, container: str) -> str:

@@ -13,12 +13,15 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from wasmlet.base.errors import UserError
 from wasmlet.base.files import read_if_present
+
+NetworkMode = Literal["podcidr", "host"]
+NETWORK_MODES: tuple[NetworkMode, ...] = ("podcidr", "host")
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
@@ -38,6 +41,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         client_ca_file: Whose certificates callers of the kubelet API may show; "" is the cluster's own authority.
         engine_memory_mib: The most that one engine may use where it has a place of its own; 0 is all but 100 MiB.
         engine_cgroup: A directory of cgroup v2 for engines; "" asks systemd for scopes when it runs the agent.
+        network: Where pods of a cluster have their addresses: `podcidr` or `host`.
     """
 
     insecure_registries: list[str] = []
@@ -53,6 +57,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     client_ca_file: str = ""
     engine_memory_mib: int = 0
     engine_cgroup: str = ""
+    network: NetworkMode = "podcidr"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,7 @@ class Config:
 
     state: Path
     file: File
+    network: NetworkMode = "podcidr"
 
     @property
     def node_name(self) -> str:
@@ -68,20 +74,25 @@ class Config:
         return (self.file.node_name or socket.gethostname()).lower()
 
 
-def load(*, state: str | None = None, environment: Mapping[str, str] | None = None) -> Config:
+def load(
+    *, state: str | None = None, network: str | None = None, environment: Mapping[str, str] | None = None
+) -> Config:
     """The configuration of this process.
 
     Args:
         state: The `--state` flag; None takes `$WASMLET_STATE`, then `/var/lib/wasmlet` for root, then
             `$XDG_STATE_HOME/wasmlet` (default `~/.local/state/wasmlet`).
+        network: The `--network` flag; None takes `$WASMLET_NETWORK`, then the file's.
 
     Raises:
-        UserError: The file cannot be read, or says something unknown.
+        UserError: The file cannot be read, or says something unknown; so does the environment.
     """
     environment = os.environ if environment is None else environment
     chosen = state or environment.get("WASMLET_STATE")
     directory = Path(chosen) if chosen else _default_state(environment)
-    return Config(state=directory.absolute(), file=_read_file(_file_path(environment)))
+    file = _read_file(_file_path(environment))
+    mode = network or environment.get("WASMLET_NETWORK")
+    return Config(state=directory.absolute(), file=file, network=_network_mode(mode) if mode else file.network)
 
 
 def make_state_directory(config: Config) -> None:
@@ -113,6 +124,13 @@ def _file_path(environment: Mapping[str, str]) -> Path:
         return Path("/etc/wasmlet/config.toml")
     home = environment.get("XDG_CONFIG_HOME")
     return (Path(home) if home else Path.home() / ".config") / "wasmlet" / "config.toml"
+
+
+def _network_mode(text: str) -> NetworkMode:
+    for mode in NETWORK_MODES:
+        if mode == text:
+            return mode
+    raise UserError(f"{text!r} is no network mode", hint=f"choose {' or '.join(NETWORK_MODES)}")
 
 
 def _read_file(path: Path) -> File:

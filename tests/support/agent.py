@@ -26,6 +26,7 @@ from wasmlet.pods.rooms import NodeSource, Rooms, Settings
 from wasmlet.pods.worker import Worker
 from wasmlet.sandbox import artifacts, engines
 from wasmlet.sandbox.logs import LogReader
+from wasmlet.sandbox.network import LOOPBACK_RANGE, Addresses, PodAddresses
 from wasmlet.server.hub import Hub
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Agent:
         self.refusal: Refusal | None = None
         self.node: NodeSource | None = None
         self.runtime_handler: Callable[[Pod], Awaitable[str]] = handlers.of_manifest
+        self.addresses: Callable[[], PodAddresses] = lambda: Addresses(LOOPBACK_RANGE)
         self.hub = Recorder()
 
     async def start(self) -> None:
@@ -98,6 +100,7 @@ class Agent:
                 refuse=lambda _: self.refusal,
                 node=self.node,
                 runtime_handler=lambda pod: self.runtime_handler(pod),
+                addresses=self.addresses(),
             )
         )
         self.engines.on_change = self.dispatch.wake

@@ -113,13 +113,20 @@ def program() -> Path:
 
 @contextlib.contextmanager
 def running_cluster(
-    directory: Path, *, emulated_version: str | None = None, address: str | None = None, extra: Sequence[str] = ()
+    directory: Path,
+    *,
+    emulated_version: str | None = None,
+    address: str | None = None,
+    cluster_cidr: str | None = None,
+    extra: Sequence[str] = (),
 ) -> Iterator[Cluster]:
     """Run a cluster in `directory` until the context ends; one that ran there before goes on, on the same ports.
 
     Args:
         emulated_version: An older minor version to behave as, such as "1.34".
         address: Where the API server listens; None: loopback, and the Service `kubernetes` has no endpoints.
+        cluster_cidr: What the nodes' pod ranges are cut from; None: 10.244.0.0/16, so that at most one cluster of a
+            machine may have nodes whose pods have addresses of their own.
         extra: Arguments for components, such as "kube-controller-manager=--node-monitor-grace-period=8s".
     """
     command: list[str | Path] = [program(), "up", "--directory", directory, "--until-stdin-closes"]
@@ -127,6 +134,8 @@ def running_cluster(
         command.append(f"--emulated-version={emulated_version}")
     if address is not None:
         command.append(f"--address={address}")
+    if cluster_cidr is not None:
+        command.append(f"--cluster-cidr={cluster_cidr}")
     command.extend(f"--extra={each}" for each in extra)
     directory.mkdir(parents=True, exist_ok=True)
     errors = directory / "devcluster.log"

@@ -49,7 +49,7 @@ class Node:
 
     def start(self) -> None:
         """Start the agent, and wait until the cluster finds it ready."""
-        arguments = ("node", "--node-name", "krustlet", "--port", free_port(), *self.options)
+        arguments = ("node", "--node-name", "krustlet", "--port", free_port(), "--network", "host", *self.options)
         self.process = self.wasmlet.start(*arguments, output=self.log)
         nodes = ("get", "nodes", "-o", "name")
         eventually_now(lambda: "node/krustlet" in self.kubectl(*nodes), "registered", seconds=40)

@@ -58,6 +58,27 @@ def test_the_file(variables: dict[str, str], tmp_path: Path) -> None:
     assert loaded.node_name == "node"
 
 
+@pytest.mark.parametrize(
+    ("flag", "variable", "written", "expected"),
+    [
+        ("host", "podcidr", "podcidr", "host"),
+        (None, "host", "podcidr", "host"),
+        (None, "", "host", "host"),
+        (None, None, "", "podcidr"),
+    ],
+)
+def test_the_network_mode(tmp_path: Path, flag: str | None, variable: str | None, written: str, expected: str) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'network = "{written}"\n' if written else "")
+    environment = {"WASMLET_CONFIG": str(path)} | ({"WASMLET_NETWORK": variable} if variable is not None else {})
+    assert config.load(network=flag, environment=environment).network == expected
+
+
+def test_a_network_mode_that_is_none() -> None:
+    with pytest.raises(UserError, match="'bridge' is no network mode; choose podcidr or host"):
+        config.load(environment={"WASMLET_NETWORK": "bridge"})
+
+
 def test_no_file_is_the_defaults() -> None:
     loaded = config.load(environment={})
     assert loaded.file == config.File()
@@ -70,6 +91,7 @@ def test_no_file_is_the_defaults() -> None:
         (b"nodename = 'x'\n", "nodename"),
         (b"node-name = 3\n", "node-name"),
         (b"compile-memory-mib = 'much'\n", "compile-memory-mib"),
+        (b"network = 'bridge'\n", "bridge"),
         (b"a = \n", "line 1"),
         (b"\xff", "utf-8"),
     ],

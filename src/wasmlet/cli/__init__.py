@@ -33,6 +33,7 @@ COMMANDS = {
     "rmi": "images",
     "node": "node",
     "join": "node",
+    "leave": "node",
     "completion": "completion",
 }
 """Command → the module of this package that defines it."""
@@ -77,6 +78,7 @@ SUMMARIES = {
     "rmi": "Remove images from the local store",
     "node": "Serve a state directory in the foreground, alone or as a node of a cluster",
     "join": "Ask a cluster for an identity of this machine as a node",
+    "leave": "Remove that identity, and the pods' network",
     "completion": "Print the completion script for a shell",
 }
 """The help texts of the commands; here, so that `wasmlet --help` imports none of them."""

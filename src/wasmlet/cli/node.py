@@ -1,4 +1,4 @@
-"""`wasmlet node`: the agent, in the foreground; `wasmlet join`: its identity in a cluster."""
+"""`wasmlet node`: the agent, in the foreground; `wasmlet join`: its identity in a cluster, `wasmlet leave`: its end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wasmlet import agent, config
+from wasmlet.base import beneath
 from wasmlet.cli.connect import KUBECONFIG_NAME
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ T = TypeVar("T")
     "--shutdown-grace-by-priority", envvar="WASMLET_SHUTDOWN_GRACE_BY_PRIORITY", metavar="0=20,2000000000=10",
     help="Instead of both: seconds for each group of priorities, from the number on.",
 )  # fmt: skip
+@click.option(
+    "--network",
+    type=click.Choice(["podcidr", "host"]),
+    help="Pods' addresses: of the Node's podCIDR (default), or the node's own [env: WASMLET_NETWORK].",
+)
 @click.pass_obj
 def node_command(
     state: str | None,
@@ -69,6 +75,7 @@ def node_command(
     kubeconfig: str | None,
     bootstrap_kubeconfig: str | None,
     manifest_dir: str | None,
+    network: str | None,
     **node_options: Any,
 ) -> None:
     """Serve a state directory in the foreground: pods, probes and restart policies go on while it runs.
@@ -79,7 +86,7 @@ def node_command(
     With --kubeconfig or --bootstrap-kubeconfig, or after `wasmlet join`, it is a node of a Kubernetes cluster.
     """
     logging.basicConfig(level=log_level.upper(), handlers=[_handler()])
-    settings = config.load(state=state)
+    settings = config.load(state=state, network=network)
     idle_seconds = settings.file.agent_idle_seconds if idle else None
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         identity = Path(kubeconfig) if kubeconfig else settings.state / KUBECONFIG_NAME
@@ -106,6 +113,7 @@ def _cluster(
     file, by_priority = settings.file, options["shutdown_grace_by_priority"]
     client_ca_file = _first(options["client_ca_file"], file.client_ca_file)
     return Settings(
+        network=settings.network,
         kubeconfig=identity,
         bootstrap_kubeconfig=Path(bootstrap_kubeconfig) if bootstrap_kubeconfig else None,
         client_ca_file=Path(client_ca_file) if client_ca_file else None,
@@ -178,6 +186,21 @@ def join_command(
         )
     )  # fmt: skip
     click.echo(f"joined as {joining.node}; start the node with: wasmlet node")
+
+
+@click.command("leave")
+@click.pass_obj
+def leave_command(state: str | None) -> None:
+    """Undo what `wasmlet join` and `wasmlet node` made on this machine: the pods' network and the identity.
+
+    The agent has to be stopped, and its pods removed, before. The Node object is for administrators to delete.
+    """
+    settings = config.load(state=state)
+    removed = asyncio.run(agent.leave(settings))
+    (settings.state / KUBECONFIG_NAME).unlink(missing_ok=True)
+    beneath.remove_tree(settings.state / "pki")
+    click.echo("the pods' network is gone" if removed else "there was no pod network")
+    click.echo("delete the Node, if its cluster has it still: kubectl delete node NAME")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

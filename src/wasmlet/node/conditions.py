@@ -10,7 +10,7 @@ from wasmlet.node.machine import Amounts
 from wasmlet.node.objects import NodeCondition
 from wasmlet.node.settings import Settings
 
-__all__ = ["Health", "Network", "NodeEvent", "Pressures", "assess", "pressed", "sustained"]
+__all__ = ["Health", "Network", "NodeEvent", "Pressures", "abandoned", "assess", "pressed", "sustained"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,9 +26,15 @@ class NodeEvent:
     type: str = "Normal"
 
 
+NETWORK_REASONS: Final = ("NoPodCIDR", "NoPodNetwork", "PodCIDRInUse")
+
+
 @dataclass(frozen=True, slots=True)
 class Network:
-    """The pod network, when this agent is the one who answers for it. `problem` is empty when it works."""
+    """The pod network, when this agent is the one who answers for it. `problem` is empty when it works.
+
+    `reason` is one of NETWORK_REASONS, by which a later agent knows that the condition was ours.
+    """
 
     problem: str = ""
     reason: str = "NoPodNetwork"
@@ -86,6 +92,7 @@ _PRESSURES: Final = (
 )  # fmt: skip
 READY: Final = "Ready"
 NETWORK_UNAVAILABLE: Final = "NetworkUnavailable"
+NETWORK_IS_UP: Final = "WasmletNetworkIsUp"
 SHUTTING_DOWN: Final = "node is shutting down"
 
 
@@ -149,6 +156,14 @@ def assess(
     return conditions, events
 
 
+def abandoned(health: Health, previous: Sequence[NodeCondition]) -> list[str]:
+    """Types of conditions that an earlier agent of this node wrote, in another mode, and that nobody would change."""
+    if health.network is not None:
+        return []
+    ours = (NETWORK_IS_UP, *NETWORK_REASONS)
+    return [each.type for each in previous if each.type == NETWORK_UNAVAILABLE and each.reason in ours]
+
+
 def _ready(problems: tuple[str, ...]) -> NodeCondition:
     if problems:
         message = problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"  # as Go joins errors
@@ -161,7 +176,7 @@ def _network(network: Network) -> NodeCondition:
     if network.problem:
         return NodeCondition(type=NETWORK_UNAVAILABLE, status="True", reason=network.reason, message=network.problem)
     message = "the pod network of wasmlet is up"
-    return NodeCondition(type=NETWORK_UNAVAILABLE, status="False", reason="WasmletNetworkIsUp", message=message)
+    return NodeCondition(type=NETWORK_UNAVAILABLE, status="False", reason=NETWORK_IS_UP, message=message)
 
 
 def _event_reason(condition: NodeCondition) -> str:

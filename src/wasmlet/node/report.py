@@ -15,7 +15,7 @@ from wasmlet.base.clock import Clock, system_clock, to_text
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.kube.client import Client, Patch
 from wasmlet.node import addresses, machine
-from wasmlet.node.conditions import Health, Network, NodeEvent, assess, pressed, sustained
+from wasmlet.node.conditions import Health, Network, NodeEvent, abandoned, assess, pressed, sustained
 from wasmlet.node.objects import NODES, NodeCondition, NodeObject, NodeStatus
 from wasmlet.node.own import OwnNode
 from wasmlet.node.registration import managed_labels, patch_node
@@ -227,11 +227,12 @@ class Reporter:
         keeps_volumes = knowledge.volumes_in_use is None
         changed = changes(node.status, status, keeps_volumes=keeps_volumes)
         changed = {key: value for key, value in changed.items() if self._sent.ignored.get(key) != value}
+        going = abandoned(Health(network=self._sources.network()), node.status.conditions)
         moment = asyncio.get_running_loop().time()
-        if not changed and moment - self._sent.at < self._settings.report_seconds + self._sent.offset:
+        if not changed and not going and moment - self._sent.at < self._settings.report_seconds + self._sent.offset:
             return
         answer = await self._client.patch(
-            NODES, self._settings.name, patch_body(changed, status.conditions),
+            NODES, self._settings.name, patch_body(changed, status.conditions, abandoned=going),
             kind=Patch.STRATEGIC, subresource="status",
         )  # fmt: skip
         half = self._settings.report_seconds / 2

@@ -181,12 +181,15 @@ def _plain(conditions: Sequence[NodeCondition]) -> set[tuple[str, str, str, str]
     return {(each.type, each.status, each.reason, each.message) for each in conditions}
 
 
-def patch_body(changed: dict[str, Any], conditions: Sequence[NodeCondition]) -> dict[str, Any]:
-    """The strategic merge patch: what changed, and the heartbeats.
+def patch_body(
+    changed: dict[str, Any], conditions: Sequence[NodeCondition], *, abandoned: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The strategic merge patch: what changed, the heartbeats, and the types of conditions that are to go.
 
     Addresses are merged by their type, which two InternalIPs share, so they are replaced as a whole.
     """
-    status = {**changed, "conditions": msgspec.to_builtins(list(conditions))}
+    going = [{"type": each, "$patch": "delete"} for each in abandoned]
+    status = {**changed, "conditions": [*msgspec.to_builtins(list(conditions)), *going]}
     if "addresses" in status:
         status["addresses"] = [*status["addresses"], {"$patch": "replace"}]
     return {"status": status}

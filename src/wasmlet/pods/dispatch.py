@@ -51,8 +51,9 @@ class Dispatch:
                 logger.error("pod directory without a pod", extra={"directory": str(directory)})
                 continue
             saved = facts.load(directory)
-            if saved is not None and saved.pod_ip and saved.torn_down_at is None:
-                self._rooms.addresses.claim(bundle.uid, wanted=saved.pod_ip)
+            holds = saved is not None and saved.torn_down_at is None and not bundle.pod.spec.host_network
+            if saved is not None and saved.pod_ips and holds:
+                self._rooms.addresses.adopt(bundle.uid, saved.pod_ips)
             self._serve(Worker(self._rooms, bundle, saved, fresh=False, others=self._workers))
         return len(self._workers)
 
@@ -132,6 +133,11 @@ class Dispatch:
         """An object that the pod mounts has changed."""
         if (worker := self._workers.get(uid)) is not None:
             worker.refresh()
+
+    def retry(self) -> None:
+        """What pods wait for before their first container may be there now (the network)."""
+        for worker in self._workers.values():
+            worker.retry()
 
     def get(self, uid: str) -> Worker:
         """The worker of that pod. Raises NotFoundError."""

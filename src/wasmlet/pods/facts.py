@@ -80,7 +80,7 @@ class Attempt(Fact):
 class Failure(Fact):
     """A step that failed and is tried again: why, how often in a row, and when next.
 
-    `stage` is "image", "config", "create" or "volumes"; `shown` and `message` are the waiting reason and
+    `stage` is "image", "config", "create", "network" or "volumes"; `shown` and `message` are the waiting reason and
     message that the status gives; `error` is what went wrong, whatever the status makes of it later; `cause`
     is the error's own reason (`MissingImport`) and `fault` its owner. `not_found`: an image or object is not there.
     """
@@ -150,7 +150,7 @@ class Facts(Fact):
 
     uid: str
     seen_at: float
-    pod_ip: str = ""
+    pod_ips: list[str] = []
     runtime_handler: str = ""
     admitted_at: float | None = None
     verdict: Verdict | None = None
@@ -161,6 +161,11 @@ class Facts(Fact):
     deletion: Deletion | None = None
     ended_at: float | None = None
     torn_down_at: float | None = None
+
+    @property
+    def pod_ip(self) -> str:
+        """The main address, the first of `pod_ips`; "" before there is one."""
+        return next(iter(self.pod_ips), "")
 
     def container(self, name: str) -> ContainerFacts:
         """The facts of a container, made when they are missing."""

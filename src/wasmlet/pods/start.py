@@ -223,14 +223,15 @@ class Starter:
         """Pods with other people's directories, and those that ask for it, get an engine of their own (design 1, 3)."""
         pod = self._worker.bundle.pod
         alone = self._worker.facts.runtime_handler == ISOLATED or any(each.foreign for each in self._volumes.values())
-        return PoolKey(pod.metadata.namespace, pod.metadata.uid if alone else "")
+        network = "" if pod.spec.host_network else self._rooms.addresses.namespace
+        return PoolKey(pod.metadata.namespace, pod.metadata.uid if alone else "", network)
 
     def _fields(self) -> PodFields:
-        settings, pod_ip = self._rooms.settings, self._worker.facts.pod_ip
+        settings = self._rooms.settings
         return PodFields(
             node_name=settings.node_name,
             host_ips=settings.host_ips,
-            pod_ips=(pod_ip,) if pod_ip else (),
+            pod_ips=tuple(self._worker.facts.pod_ips),
             allocatable=settings.allocatable if self._rooms.node is None else self._rooms.node.allocatable(),
         )
 
@@ -273,11 +274,11 @@ class Starter:
 
     def _own_files(self) -> dict[str, RootFile]:
         """/etc/hosts, /etc/hostname and /etc/resolv.conf (contract 6.2)."""
-        pod, pod_ip = self._worker.bundle.pod, self._worker.facts.pod_ip
+        pod = self._worker.bundle.pod
         names = hosts.pod_names(pod, cluster_domain="")
         node_file = (read_if_present(RESOLV_CONF) or b"").decode(errors="replace")
         resolved = hosts.resolv_conf(pod, cluster_dns=(), cluster_domain="", node_file=node_file)
-        hosts_text = hosts.hosts_file(names, [pod_ip] if pod_ip else [], pod.spec.host_aliases)
+        hosts_text = hosts.hosts_file(names, self._worker.facts.pod_ips, pod.spec.host_aliases)
         return {
             "/etc/hosts": RootFile(hosts_text.encode()),
             "/etc/hostname": RootFile(f"{names.hostname}\n".encode()),

@@ -53,7 +53,7 @@ def render(view: View, *, host_ips: tuple[str, ...] = (), previous: PodStatus | 
         host_ip=host_ips[0] if host_ips else "",
         host_ips=[IP(ip=ip) for ip in host_ips],
         pod_ip=facts.pod_ip,
-        pod_ips=[IP(ip=facts.pod_ip)] if facts.pod_ip else [],
+        pod_ips=[IP(ip=ip) for ip in facts.pod_ips],
         start_time=to_text(facts.seen_at),
         qos_class=before.qos_class or qos_class(pod),
         init_container_statuses=inits,

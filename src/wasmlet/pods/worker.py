@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from wasmlet.base import beneath, clock
-from wasmlet.base.errors import NotFoundError, WasmletError, first_of
+from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError, first_of
 from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FULL_DISK_RETRY_SECONDS = 1.0
+SANDBOX_TEXT = "Failed to create pod sandbox: "
 MOUNT_RETRY_SECONDS = 0.25
 """Doubled at each failure, so the first wait is the kubelet's half second; the sync period is the longest here."""
 
@@ -69,6 +70,7 @@ class Worker:
         self._status: PodStatus | None = None
         self._written = b""
         self._told_back_offs: set[tuple[str, int]] = set()
+        self._saved_ips = list(self.facts.pod_ips)
         self._health = Health(rooms, self)
         self._starter = Starter(rooms, self)
         self._entrance = Entrance(rooms, self, others)
@@ -85,6 +87,8 @@ class Worker:
     def status(self) -> PodStatus:
         """The present status."""
         self._status = status.render(self.view(), host_ips=self._rooms.settings.host_ips, previous=self._status)
+        if self._saved_ips != self.facts.pod_ips:  # an address that was shown must not be forgotten with the agent
+            self._status.pod_ip, self._status.pod_ips = "", []
         return self._status
 
     @property
@@ -139,6 +143,12 @@ class Worker:
         """An object that the pod mounts may be another: its files follow."""
         self._refresh_at = 0.0
         self._changed.set()
+
+    def retry(self) -> None:
+        """What the pod waits for before its first container may be there now."""
+        if self.facts.volume_failure is not None:
+            self.facts.volume_failure.retry_at = self._rooms.clock()
+            self._changed.set()
 
     def end(self, *, grace_seconds: float | None, remove: bool) -> None:
         """Have the pod end; None takes its own grace. Asking again can only shorten the time (contract 4.7)."""
@@ -241,6 +251,7 @@ class Worker:
         if content != self._written:
             facts.save(self.places.pod, self.facts)
             self._written = content
+            self._saved_ips = list(self.facts.pod_ips)
 
     async def _refresh_volumes(self) -> None:
         """Bring mounted configuration up to date, now and then and when it was told (contract 6.4)."""
@@ -286,13 +297,28 @@ class Worker:
         """The pod as admission sees it beside another one."""
         return Neighbour(self.bundle.pod, requests.of_pod(self.bundle.pod))
 
+    def _claim_addresses(self) -> None:
+        """Addresses for the pod, kept until it is gone (contract 4.3).
+
+        Raises:
+            RetryableError: There is none now.
+        """
+        if not self.facts.pod_ips:
+            on_host = self.bundle.pod.spec.host_network
+            rooms = self._rooms
+            self.facts.pod_ips = list(rooms.settings.host_ips if on_host else rooms.addresses.claim(self.bundle.uid))
+
     async def _prepare(self) -> None:
         try:
             self.facts.runtime_handler = await self._rooms.runtime_handler(self.bundle.pod)
-            self.facts.pod_ip = self._rooms.addresses.claim(self.bundle.uid)
+            self._claim_addresses()
+        except (WasmletError, OSError) as error:
+            self._sandbox_failed(error)
+            return
+        try:
             await self._make_directories()
         except (WasmletError, OSError) as error:
-            self._volume_failed(error)
+            self._preparing_failed("volumes", error, event="FailedMount", text=str(error))
             return
         self.facts.volumes_at = self._rooms.clock()
         self.facts.volume_failure = None
@@ -311,19 +337,26 @@ class Worker:
         for container in plan.all_containers(self.bundle.pod):
             (self.places.logs / container.name).mkdir(mode=0o750, parents=True, exist_ok=True)
 
-    def _volume_failed(self, error: Exception) -> None:
+    def _sandbox_failed(self, error: Exception) -> None:
+        text, event = str(error), SANDBOX_REASON
+        if isinstance(error, RetryableError) and error.reason == "NetworkNotReady":
+            event = error.reason
+        elif not text.startswith(SANDBOX_TEXT):
+            text = SANDBOX_TEXT + text
+        self._preparing_failed("network", error, event=event, text=text)
+
+    def _preparing_failed(self, stage: str, error: Exception, *, event: str, text: str) -> None:
         before, now = self.facts.volume_failure, self._rooms.clock()
         count = 1 + (before.count if before is not None else 0)
         wait = MOUNT_RETRY_SECONDS * 2 ** min(count, 10)
         fault = error.fault.value if isinstance(error, WasmletError) else "wasmlet"
         self.facts.volume_failure = Failure(
-            stage="volumes", shown="ContainerCreating", message=str(error), at=now, fault=fault,
+            stage=stage, shown="ContainerCreating", message=str(error), at=now, fault=fault,
             not_found=isinstance(error, NotFoundError), error=str(error),
-            cause=error.reason if isinstance(error, WasmletError) else "FailedMount",
+            cause=error.reason if isinstance(error, WasmletError) else event,
             count=count, retry_at=now + min(self._rooms.settings.sync_seconds, wait),
         )  # fmt: skip
-        is_sandbox = self.facts.volume_failure.cause == SANDBOX_REASON
-        self.tell("Warning", SANDBOX_REASON if is_sandbox else "FailedMount", str(error))
+        self.tell("Warning", event, text)
 
     def _back_off(self, name: str) -> None:
         failure = self.facts.container(name).failure

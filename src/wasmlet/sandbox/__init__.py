@@ -9,7 +9,8 @@ is a compiled module; an *account* is what the engines said of a sandbox. In com
 - `engines`  launching, adopting and ending engines; what they said of their sandboxes
 - `artifacts` compiling in helper processes, and the cache
 - `logs`     reading CRI log files
-- `network`  addresses of pods
+- `records`  what is saved of an engine
+- `network`  addresses of pods; `pod_cidr` the mode with a network of its own, `namespace` that network in the kernel
 - `program`  where the engine's program is
 
 Works without a cluster: imports nothing of `kube`.

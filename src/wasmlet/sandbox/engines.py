@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import select
 import shutil
 import signal
 import time
@@ -27,10 +26,12 @@ from wasmlet.base.tasks import Tasks
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import SOCKET_NAME, EngineBusyError, EngineClient, EngineGoneError
 from wasmlet.sandbox.placement import Beside, Placement, unprotect
+from wasmlet.sandbox.records import RECORD_NAME, PoolKey, Record, end_silent
+
+__all__ = ["Engines", "Handle", "PoolKey", "Record", "Settings"]
 
 logger = logging.getLogger(__name__)
 
-RECORD_NAME = "engine.json"
 LOG_NAME = "engine.log"
 START_DEADLINE_SECONDS = 10.0
 START_POLL_SECONDS = 0.002
@@ -52,29 +53,6 @@ class Settings:
 
     directory: Path
     idle_seconds: float = 60.0
-
-
-class PoolKey(msgspec.Struct, frozen=True, rename="camel"):
-    """Which sandboxes may share an engine (design section 1).
-
-    `dedicated` is the UID of a pod that gets an engine of its own, since it mounts other people's directories; ""
-    shares one among the pods of the namespace.
-    """
-
-    namespace: str
-    dedicated: str = ""
-
-
-class Record(msgspec.Struct, frozen=True, rename="camel"):
-    """The fact about an engine that outlives the agent.
-
-    `pid` is 0 until it was started; `program` tells the engine's file from that of another release.
-    """
-
-    id: str
-    key: PoolKey
-    pid: int = 0
-    program: str = ""
 
 
 @dataclass(eq=False)
@@ -156,7 +134,7 @@ class Engines:
                 handle = await self._connect(record, directory)
             except (msgspec.DecodeError, WasmletError) as error:
                 logger.info("engine gone", extra={"engine": directory.name, "error": str(error)})
-                await asyncio.to_thread(_end_silent, content, directory)
+                await asyncio.to_thread(end_silent, content, directory)
                 self._placement.release(directory.name)
                 shutil.rmtree(directory, ignore_errors=True)
                 continue
@@ -278,7 +256,7 @@ class Engines:
         try:
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             started = time.monotonic()
-            pid = self._spawn(directory, placement.command(identity))
+            pid = self._spawn(directory, placement.command(identity), network=key.network)
             record = msgspec.structs.replace(record, pid=pid)
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             _place(placement, identity, pid)
@@ -290,12 +268,13 @@ class Engines:
         logger.info("engine started", extra={"engine": identity, "pid": pid, "milliseconds": milliseconds})
         return handle
 
-    def _spawn(self, directory: Path, before: list[str]) -> int:
+    def _spawn(self, directory: Path, before: list[str], *, network: str) -> int:
         """Start the program in a session of its own; asyncio's subprocesses end with the loop, this one must not."""
         log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             command = [*before, str(self._program), "serve", "--directory", str(directory)]
+            command += ["--network-namespace", network] if network else []
             return os.posix_spawn(
                 command[0],
                 command,
@@ -306,7 +285,7 @@ class Engines:
                     (os.POSIX_SPAWN_DUP2, log, 2),
                 ],
                 setsid=True,
-            )
+            )  # fmt: skip
         finally:
             os.close(log)
             os.close(null)
@@ -442,25 +421,6 @@ def _place(placement: Placement, identity: str, pid: int) -> None:
         placement.release(identity)
         raise
     unprotect(pid)
-
-
-def _end_silent(record: bytes, directory: Path) -> None:
-    """An engine that lives but does not answer would run its guests beside their successors: it is killed.
-
-    Its process id may be another's by now, so its command line has to name the directory.
-    """
-    with contextlib.suppress(msgspec.DecodeError, OSError):
-        pid = msgspec.json.decode(record, type=Record).pid
-        if pid <= 0:
-            return
-        pidfd = os.pidfd_open(pid)
-        try:
-            if os.fsencode(directory) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                logger.error("silent engine killed", extra={"engine": directory.name, "pid": pid})
-                select.select([pidfd], [], [], START_DEADLINE_SECONDS)
-        finally:
-            os.close(pidfd)
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.unit.node.samples import GIB, amounts, settings
-from wasmlet.node.conditions import Health, Network, Pressures, assess, pressed, sustained
+from wasmlet.node.conditions import Health, Network, Pressures, abandoned, assess, pressed, sustained
 from wasmlet.node.objects import NodeCondition
 
 T1, T2 = "2026-01-01T00:00:00Z", "2026-01-01T00:00:10Z"
@@ -97,3 +97,14 @@ def test_a_pressure_stays_for_its_time() -> None:
     assert sustained(seen, pressing, moment=10.0, seconds=300) == pressing
     assert sustained(seen, fine, moment=309.0, seconds=300) == pressing
     assert sustained(seen, fine, moment=310.0, seconds=300) == fine
+
+
+def test_what_another_mode_has_left_is_abandoned() -> None:
+    """A route controller's condition is its own; nobody but us would ever take back ours."""
+    problem = Health(network=Network("the Node has no podCIDR", "NoPodCIDR"))
+    for left in (problem, Health(network=Network())):
+        conditions, _ = assess(left, previous=(), node="n", now="t")
+        assert abandoned(Health(), conditions) == ["NetworkUnavailable"]
+        assert abandoned(Health(network=Network()), conditions) == []
+    foreign = NodeCondition(type="NetworkUnavailable", status="False", reason="RouteCreated")
+    assert abandoned(Health(), [foreign]) == []

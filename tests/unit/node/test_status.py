@@ -145,3 +145,8 @@ def test_runtime_handlers_and_features_are_as_the_settings_say() -> None:
 )
 def test_a_node_is_never_newer_than_its_server(server: str, expected: str) -> None:
     assert advertised_version("v1.36.3", server) == f"{expected}+wasmlet.{__version__}"
+
+
+def test_a_condition_that_is_to_go_is_named() -> None:
+    body = patch_body({}, READY, abandoned=["NetworkUnavailable"])
+    assert body["status"]["conditions"][-1] == {"type": "NetworkUnavailable", "$patch": "delete"}

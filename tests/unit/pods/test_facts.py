@@ -19,7 +19,7 @@ from wasmlet.pods.facts import (
 
 def whole() -> Facts:
     made = Facts(
-        uid="u", seen_at=1.5, pod_ip="127.0.0.1", admitted_at=2.0, volumes_at=3.0, restart_all_at=4.0, ended_at=5.0,
+        uid="u", seen_at=1.5, pod_ips=["127.0.0.1"], admitted_at=2.0, volumes_at=3.0, restart_all_at=4.0, ended_at=5.0,
         deletion=Deletion(at=1.0, grace_seconds=2.0, remove=False),
         verdict=Verdict(phase="Failed", reason="r", message="m", at=1.0),
     )  # fmt: skip

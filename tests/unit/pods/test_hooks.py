@@ -72,7 +72,7 @@ async def outcome_of(handler: LifecycleHandler, *, since: float | None = None) -
 
 def facts_of(**fields: object) -> Facts:
     attempt = Attempt(**{"number": 0, "id": "s", "engine": "e", "created_at": 1.0} | fields)  # type: ignore[arg-type]
-    facts = Facts(uid="u", seen_at=1.0, pod_ip="127.0.0.1")
+    facts = Facts(uid="u", seen_at=1.0, pod_ips=["127.0.0.1"])
     facts.container("main").attempts.append(attempt)
     return facts
 

@@ -106,7 +106,7 @@ async def first_report(probe: Probe, **fields: object) -> tuple[Result, str]:
     reports: asyncio.Queue[tuple[Result, str]] = asyncio.Queue()
     prober = Prober(report=lambda _key, result, text: reports.put_nowait((result, text)), period_scale=0.001)
     made = pod(container("main", "hello", readiness_probe=probe, **fields))
-    facts = Facts(uid="u", seen_at=0, pod_ip=HOST)
+    facts = Facts(uid="u", seen_at=0, pod_ips=[HOST])
     facts.container("main").attempts.append(Attempt(number=0, id="s", engine="e", created_at=1, started_at=1))
     prober.sync(made, facts, fresh=True)
     try:
@@ -203,7 +203,7 @@ async def test_a_period_that_is_none_makes_no_busy_loop(server: Server, period: 
             "main", "hello", readiness_probe=Probe(http_get=HTTPGetAction(port=server.port), period_seconds=period)
         )
     )
-    facts = Facts(uid="u", seen_at=0, pod_ip=HOST)
+    facts = Facts(uid="u", seen_at=0, pod_ips=[HOST])
     facts.container("main").attempts.append(Attempt(number=0, id="s", engine="e", created_at=1, started_at=1))
     prober.sync(made, facts, fresh=True)
     await eventually(lambda: len(reports) >= 2, reports)

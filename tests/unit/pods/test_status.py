@@ -290,7 +290,7 @@ def test_orders_and_mounts() -> None:
 
 def test_addresses() -> None:
     simulation = life(app())
-    simulation.facts.pod_ip = "127.88.0.1"
+    simulation.facts.pod_ips = ["127.88.0.1"]
     status = render(simulation.view(), host_ips=("10.0.0.1", "fd00::1"))
     assert (status.pod_ip, [each.ip for each in status.pod_ips]) == ("127.88.0.1", ["127.88.0.1"])
     assert (status.host_ip, [each.ip for each in status.host_ips]) == ("10.0.0.1", ["10.0.0.1", "fd00::1"])

@@ -1,0 +1,301 @@
+"""Pods with addresses of their node's podCIDR: two nodes of one real cluster, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Wasmlet
+from tests.support.cluster import Cluster, running_cluster
+from tests.support.guests import guest
+from tests.support.networks import ask, forget, listening, needs_root
+from tests.support.node import free_port
+from tests.support.processes import end_all
+from tests.support.registry import docker_registry
+from tests.support.waiting import eventually_now
+from wasmlet.base.errors import WasmletError
+from wasmlet.sandbox.namespace import Namespace
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.xdist_group("devcluster"),
+    pytest.mark.timeout(180, func_only=True),
+    needs_root,
+]
+
+UNAVAILABLE = "node.kubernetes.io/network-unavailable"
+
+DEPLOYMENT = """
+apiVersion: apps/v1
+kind: Deployment
+metadata: { name: NAME }
+spec:
+  replicas: 3
+  selector: { matchLabels: { app: NAME } }
+  template:
+    metadata: { labels: { app: NAME } }
+    spec:
+      nodeName: NODE
+      tolerations: [{ key: kubernetes.io/arch, operator: Exists }]
+      containers:
+        - name: sleep
+          image: "IMAGE"
+          readinessProbe: { tcpSocket: { port: 80 }, periodSeconds: 1 }
+"""
+
+ON_HOST = """
+apiVersion: v1
+kind: Pod
+metadata: { name: on-host }
+spec:
+  nodeName: NODE
+  hostNetwork: true
+  tolerations: [{ key: kubernetes.io/arch, operator: Exists }]
+  containers: [{ name: sleep, image: "IMAGE" }]
+"""
+
+
+class Node:
+    """One of two agents of this machine."""
+
+    def __init__(self, cluster: Cluster, directory: Path, name: str) -> None:
+        directory.mkdir()
+        self.name = name
+        self.cluster = cluster
+        self.wasmlet = Wasmlet(directory / "state", directory)
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = (directory / "log").open("ab")
+        self.wasmlet(
+            "join", "--server", cluster.server, "--token", cluster.bootstrap_token, "--ca-hash", cluster.ca_hash,
+            "--node-name", name,
+        )  # fmt: skip
+
+    def start(self, *, without_rights: bool = False) -> None:
+        if without_rights:
+            self.process = subprocess.Popen(
+                [
+                    "setpriv", "--bounding-set=-net_admin,-sys_admin", sys.executable, "-m", "wasmlet",
+                    "node", "--node-name", self.name, "--port", self.port,
+                ],
+                env=self.wasmlet.environment, cwd=self.wasmlet.folder, stdout=self.log, stderr=self.log,
+            )  # fmt: skip
+        else:
+            self.process = self.wasmlet.start("node", "--node-name", self.name, "--port", self.port, output=self.log)
+
+    def wait(self) -> None:
+        eventually_now(lambda: self.condition("NetworkUnavailable").get("status") == "False", self, seconds=40)
+        eventually_now(lambda: self.condition("Ready").get("status") == "True", self, seconds=40)
+        eventually_now(lambda: UNAVAILABLE not in self.taints(), self, seconds=40)
+
+    def stop(self, *, kill: bool) -> None:
+        if self.process is not None:
+            if self.process.stdin is not None:
+                self.process.stdin.close()
+            (self.process.kill if kill else self.process.terminate)()
+            self.process.wait()
+            self.process = None
+
+    def end(self) -> None:
+        """Whatever happened: no process, namespace or table is left."""
+        self.stop(kill=True)
+        end_all(self.wasmlet.state)
+        network = Namespace(self.wasmlet.state, node=self.name)
+        with contextlib.suppress(WasmletError):
+            network.remove()
+        forget(network.name)
+        self.log.close()
+
+    def object(self) -> dict[str, Any]:
+        result = self.cluster.kubectl("get", "node", self.name, "-o", "json", status=None)
+        found: dict[str, Any] = json.loads(result.stdout) if result.returncode == 0 else {}
+        return found
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        conditions = self.object().get("status", {}).get("conditions", [])
+        return next((each for each in conditions if each["type"] == kind), {})
+
+    def taints(self) -> set[str]:
+        return {each["key"] for each in self.object().get("spec", {}).get("taints", [])}
+
+    @property
+    def range(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        return ipaddress.ip_network(self.object()["spec"]["podCIDR"])
+
+    @property
+    def namespace(self) -> Namespace:
+        return Namespace(self.wasmlet.state, node=self.name)
+
+    def pods(self) -> dict[str, dict[str, Any]]:
+        """The node's running pods, by name."""
+        field = f"spec.nodeName={self.name}"
+        shown = self.cluster.kubectl("get", "pods", "--field-selector", field, "-o", "json").stdout
+        items = json.loads(shown)["items"]
+        return {each["metadata"]["name"]: each for each in items if each["status"]["phase"] == "Running"}
+
+    def deploy(self, image: str) -> list[str]:
+        """Three pods; their addresses."""
+        manifest = DEPLOYMENT.replace("NAME", f"on-{self.name}").replace("NODE", self.name).replace("IMAGE", image)
+        self.cluster.kubectl("apply", "-f", "-", stdin=manifest.encode())
+        eventually_now(lambda: len(self.pods()) == 3, self, seconds=30)
+        return [each["status"]["podIP"] for each in self.pods().values()]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster whose range no other test's cluster on this machine has.
+
+    The machine's forwarding stays on, as after `wasmlet leave`: another test may rely on it at the same time.
+    """
+    cidr = f"10.{128 + os.getpid() % 100}.0.0/16"
+    with running_cluster(tmp_path_factory.mktemp("cluster"), cluster_cidr=cidr) as made:
+        yield made
+
+
+@pytest.fixture
+def nodes(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    made: list[Node] = []
+    try:
+        for number in (1, 2):
+            made.append(Node(cluster, tmp_path / f"n{number}", f"wasm-{number}"))
+            made[-1].start()
+        for each in made:
+            each.wait()
+        yield made[0], made[1]
+    finally:
+        for each in made:
+            each.end()
+
+
+def test_two_nodes_give_their_pods_addresses_that_stay(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    first, second = nodes
+    assert not first.range.overlaps(second.range)
+    assert first.namespace.path != second.namespace.path
+    assert first.namespace.path.exists()
+    assert second.namespace.path.exists()
+    (tmp_path / "registry").mkdir()
+    with docker_registry(tmp_path / "registry") as registry:
+        image = f"{registry.address}/sleep:1"
+        first.wasmlet("push", guest("sleep"), image)
+        addresses = first.deploy(image)
+        others = second.deploy(image)
+        for node, its in ((first, addresses), (second, others)):
+            assert len(set(its)) == 3
+            assert all(ipaddress.ip_address(each) in node.range for each in its)
+        _probes_and_neighbours_reach(first, second, addresses[0], others[0])
+        _agents_death_changes_nothing(first)
+        _the_hosts_network(first, image)
+    _leaving(first)
+
+
+def _probes_and_neighbours_reach(first: Node, second: Node, address: str, neighbour: str) -> None:
+    """A listener in the namespace stands for the guest, which cannot listen yet."""
+    with listening(first.namespace.path, address, 80):
+        assert ask(second.namespace.path, address, 80, source=neighbour) == neighbour
+        ready = lambda: [name for name, pod in first.pods().items() if _is_ready(pod)]  # noqa: E731
+        assert eventually_now(ready, first, seconds=20) == [
+            name for name, pod in first.pods().items() if pod["status"]["podIP"] == address
+        ]
+
+
+def _agents_death_changes_nothing(node: Node) -> None:
+    before = {name: _identity(pod) for name, pod in node.pods().items()}
+    inode = node.namespace.path.stat().st_ino
+    condition = node.condition("NetworkUnavailable")
+    node.stop(kill=True)
+    node.start()
+    node.wait()
+    assert {name: _identity(pod) for name, pod in node.pods().items()} == before
+    assert node.namespace.path.stat().st_ino == inode
+    after = node.condition("NetworkUnavailable")
+    assert after["lastTransitionTime"] == condition["lastTransitionTime"]
+    name = next(iter(before))
+    node.cluster.kubectl("delete", "pod", name, "--grace-period=1", "--timeout=30s")
+    eventually_now(lambda: len(node.pods()) == 3, node, seconds=30)
+    new = {pod["status"]["podIP"] for pod in node.pods().values()}
+    assert len(new) == 3
+    assert {ip for pod, (ip, *_) in before.items() if pod != name} < new
+
+
+def _the_hosts_network(node: Node, image: str) -> None:
+    manifest = ON_HOST.replace("NODE", node.name).replace("IMAGE", image)
+    node.cluster.kubectl("apply", "-f", "-", stdin=manifest.encode())
+    status = eventually_now(lambda: node.pods().get("on-host", {}).get("status"), node, seconds=30)
+    assert status["podIP"] == status["hostIP"]
+
+
+def _leaving(node: Node) -> None:
+    """The agent's end takes nothing down; `wasmlet leave` does, when no pod is left."""
+    path = node.namespace.path
+    node.stop(kill=False)
+    assert path.exists()
+    assert b"in use by pods" in node.wasmlet("leave", status=None).stderr
+    node.start()
+    node.wait()
+    node.cluster.kubectl("delete", "deployment", f"on-{node.name}", "--cascade=foreground", "--timeout=40s")
+    node.cluster.kubectl("delete", "pod", "on-host", "--grace-period=1", "--timeout=40s")
+    eventually_now(lambda: not list((node.wasmlet.state / "pods").iterdir()), node, seconds=30)
+    node.stop(kill=False)
+    assert b"the pods' network is gone" in node.wasmlet("leave").stdout
+    assert not path.exists()
+    assert not (node.wasmlet.state / "kubeconfig").exists()
+    assert b"there was no pod network" in node.wasmlet("leave").stdout
+
+
+def _is_ready(pod: dict[str, Any]) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
+
+
+def _identity(pod: dict[str, Any]) -> tuple[str, list[dict[str, str]], str, int]:
+    """Addresses, and what changes when a container is started again."""
+    status = pod["status"]["containerStatuses"][0]
+    return pod["status"]["podIP"], pod["status"]["podIPs"], status["containerID"], status["restartCount"]
+
+
+WAITING = """
+apiVersion: v1
+kind: Pod
+metadata: { name: waiting }
+spec:
+  nodeName: NODE
+  tolerations: [{ operator: Exists }]
+  containers: [{ name: sleep, image: "registry.invalid/sleep:1" }]
+"""
+
+
+def test_without_rights_pods_wait_and_mode_host_is_the_way_out(cluster: Cluster, tmp_path: Path) -> None:
+    node = Node(cluster, tmp_path / "n", "wasm-3")
+    try:
+        node.start(without_rights=True)
+        because = lambda: "making the pod network needs" in node.condition("NetworkUnavailable").get("message", "")  # noqa: E731
+        eventually_now(because, node, seconds=40)
+        condition = node.condition("NetworkUnavailable")
+        assert (condition["status"], condition["reason"]) == ("True", "NoPodNetwork")
+        assert "wasmlet node --network host" in condition["message"]
+        eventually_now(lambda: UNAVAILABLE in node.taints(), node, seconds=20)
+        cluster.kubectl("apply", "-f", "-", stdin=WAITING.replace("NODE", node.name).encode())
+        eventually_now(lambda: "network is not ready: making the pod network needs" in _events(cluster), node)
+        assert cluster.kubectl("get", "pod", "waiting", "-o", "jsonpath={.status.podIP}").stdout == b""
+        node.stop(kill=False)
+        node.wasmlet.environment["WASMLET_NETWORK"] = "host"
+        node.start()
+        eventually_now(lambda: not node.condition("NetworkUnavailable"), node, seconds=40)
+        eventually_now(lambda: UNAVAILABLE not in node.taints(), node, seconds=20)
+        address = ("get", "pod", "waiting", "-o", "jsonpath={.status.podIP} {.status.hostIP}")
+        eventually_now(lambda: len(set(cluster.kubectl(*address).stdout.split())) == 1, node, seconds=20)
+    finally:
+        node.end()
+
+
+def _events(cluster: Cluster) -> str:
+    fields = ("--field-selector", "reason=NetworkNotReady", "-o", "jsonpath={.items[*].message}")
+    return cluster.kubectl("get", "events", *fields).stdout.decode()

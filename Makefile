@@ -48,6 +48,21 @@ install-registry:
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq docker-registry >/dev/null
 
+# Debian's containerd and runc for the Linux node of the tests, unpacked in the cache: nothing is installed or started.
+LINUX_NODE := $(CACHE)/linux-node
+LINUX_NODE_PACKAGES := busybox-static containerd containernetworking-plugins runc
+
+.PHONY: linux-node
+linux-node: $(LINUX_NODE)/unpacked
+
+$(LINUX_NODE)/unpacked:
+	@mkdir -p $(LINUX_NODE)
+	@echo "unpacking $(LINUX_NODE_PACKAGES) in $(LINUX_NODE)"
+	@cd $(LINUX_NODE) && { apt-get download -qq $(LINUX_NODE_PACKAGES) 2>/dev/null || \
+	    { $(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq && apt-get download -qq $(LINUX_NODE_PACKAGES); }; }
+	@for each in $(LINUX_NODE)/*.deb; do dpkg-deb --extract "$$each" $(LINUX_NODE) && rm "$$each"; done
+	@touch $@
+
 # kube-apiserver, controller manager, scheduler and etcd in one program; minutes the first time, kept in $(CACHE).
 devcluster:
 	@devcluster/build.sh >/dev/null
@@ -63,7 +78,7 @@ demo: $(VENV)/installed
 demo-cluster: $(VENV)/installed registry devcluster
 	@$(BIN)/python demos/cluster.py $(BIN)/wasmlet "$$(devcluster/build.sh)"
 
-test: $(VENV)/installed registry devcluster
+test: $(VENV)/installed registry devcluster linux-node
 	cargo test --release --locked --quiet
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 

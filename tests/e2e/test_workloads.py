@@ -109,7 +109,11 @@ def test_describe_and_get_show_what_people_look_for(place: Place) -> None:
 
 
 def test_events_tell_a_pods_story(place: Place) -> None:
-    place.apply(pod("told", container(place.image("hello"))), pod("missing", container(place.image("nothing"))))
+    place.apply(
+        pod("told", container(place.image("hello"))),
+        pod("missing", container(place.image("nothing"))),
+        pod("crashing", container(place.image("exit"), "1"), restart="Always"),
+    )
     place.wait(".status.phase=Succeeded", "pod/told")
 
     def reasons(name: str) -> list[str]:
@@ -119,6 +123,8 @@ def test_events_tell_a_pods_story(place: Place) -> None:
     place.eventually(lambda: {"Scheduled", "Pulled", "Created", "Started"} <= set(reasons("told")), reasons)
     assert len(reasons("told")) == len(set(reasons("told"))), "each is told once"
     place.eventually(lambda: {"Pulling", "Failed", "BackOff"} <= set(reasons("missing")), reasons)
+    place.eventually(lambda: "BackOff" in reasons("crashing"), reasons)
+    assert "Back-off restarting failed container main" in place.kubectl("describe", "pod", "crashing")
     assert "ImagePullBackOff" in place.kubectl("get", "pods") or "ErrImagePull" in place.kubectl("get", "pods")
     assert "Started" in place.kubectl("get", "events")
 

@@ -67,6 +67,7 @@ class Worker:
         self._ended = asyncio.Event()
         self._status: PodStatus | None = None
         self._written = b""
+        self._told_back_offs: set[tuple[str, int]] = set()
         self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
         self._starter = Starter(rooms, self)
         self._entrance = Entrance(rooms, self, others)
@@ -172,6 +173,7 @@ class Worker:
 
     async def _do(self, step: plan.Step) -> None:
         if isinstance(step, plan.Wait):
+            self._tell_back_offs()
             self._save()
             await self.wait(step.until)
             return
@@ -306,6 +308,20 @@ class Worker:
         image = self._container(name).image
         failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.error}'
         self.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container=name)
+
+    def _tell_back_offs(self) -> None:
+        """Say once for each end that a container waits before it starts again (contract 4.6)."""
+        if not any(own.back_off_seconds for own in self.facts.containers.values()):
+            return  # nothing was ever started again: no need to render a status
+        now = self.status()
+        for each in (*now.init_container_statuses, *now.container_statuses):
+            waits = each.state.waiting is not None and each.state.waiting.reason == "CrashLoopBackOff"
+            if waits and (each.name, each.restart_count) not in self._told_back_offs:
+                self._told_back_offs.add((each.name, each.restart_count))
+                meta = self.bundle.pod.metadata
+                pod = f"{meta.name}_{meta.namespace}({meta.uid})"
+                message = f"Back-off restarting failed container {each.name} in pod {pod}"
+                self.tell("Warning", "BackOff", message, container=each.name)
 
     async def _stop(self, step: plan.Stop) -> None:
         attempt = self.facts.container(step.container).last

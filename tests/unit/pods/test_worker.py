@@ -67,6 +67,12 @@ async def test_always_restarts_what_succeeded(agent: Agent) -> None:
     await agent.until(submitted, lambda worker: status_of(worker).restart_count >= 3)
     await agent.until(submitted, _is_in_back_off)
     assert agent.worker(submitted).status().phase == "Running"
+    meta = submitted.pod.metadata
+    waits = [each for each in agent.hub.told if each.reason == "BackOff"]
+    assert waits[0].message == f"Back-off restarting failed container main in pod {meta.name}_default({meta.uid})"
+    assert {(each.kind, each.container) for each in waits} == {("Warning", "main")}
+    # The first restart does not wait, and no wait is told twice.
+    assert len(waits) <= status_of(agent.worker(submitted)).restart_count
     agent.dispatch.end(submitted.uid, remove=False)
     assert await agent.until_ended(submitted) == "Succeeded"
 

@@ -176,11 +176,12 @@ class Reporter:
         while True:
             self._woken.clear()
             self.looked_at = time.monotonic()
+            was_ready = not self.problems  # what is solved while the status is sent is not in it yet
             try:
                 await self.report()
             except WasmletError as error:
                 logger.warning("status not sent: %s", error, extra={"node": self._settings.name})
-            if not self.problems:
+            if was_ready:
                 hurry_until = 0.0
             seconds = self._settings.status_seconds * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311
             await self._pause(loop.time() + seconds, hurry_until)

@@ -111,6 +111,19 @@ def test_the_first_ready_is_sent_at_once(world: World) -> None:
     assert world.events == ["NodeHasSufficientMemory", "NodeHasNoDiskPressure", "NodeHasSufficientPID", "NodeReady"]
 
 
+def test_what_is_solved_while_a_status_is_sent_is_in_the_next(world: World) -> None:
+    world.problems = ("the pods were never listed",)
+
+    def solve(_: virtual.Call) -> None:
+        world.problems = ()
+
+    world.api.failures = solve
+    assert world.run(30) == pytest.approx([0.0, 0.0], abs=0.001)
+    ready = world.node.condition("Ready")
+    assert ready is not None
+    assert ready.status == "True"
+
+
 def test_it_hurries_for_two_minutes_only(world: World) -> None:
     world.problems = ("x",)
 

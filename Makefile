@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 help:
 	@echo "make demo     run every demo (installs what is missing, builds once)"
-	@echo "make demo-cluster  the same in a cluster: a real control plane, wasmlet as its node, and kubectl"
+	@echo "make demo-cluster   the same in a cluster: a real control plane, wasmlet as its node, and kubectl"
 	@echo "make test     run all tests"
 	@echo "make check    formatting, lints, types, import contract, guests' sources"
 	@echo "make cluster  a real control plane on loopback, until Ctrl-C (docs in devcluster/README.md)"

@@ -74,10 +74,13 @@ class LinuxNode:
     bridge: str
 
     def left_over(self) -> list[str]:
-        """What is still there of it: processes, mounts, the device, cgroups, files. Nothing once it has ended."""
+        """What is still there of it: processes, mounts, the device, files. Nothing once it has ended.
+
+        Its end waits for its cgroups itself; their parent, `k8s.io`, may be another node's too.
+        """
         found = [f"process {pid}" for pid in processes_of(self.directory)]
         found += [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(self.directory) in line]
-        places = [self.directory, Path("/sys/class/net") / self.bridge, CGROUPS / "k8s.io", *CGROUPS.glob("*/k8s.io")]
+        places = [self.directory, Path("/sys/class/net") / self.bridge]
         return found + [str(each) for each in places if each.exists()]
 
 
@@ -102,6 +105,8 @@ def refusal() -> str:
     """Why this machine can run no Linux node; empty when it can."""
     if os.geteuid() != 0:
         return "only root can make the namespaces and cgroups of a Linux node"
+    if missing := [each for each in ("unshare", "nsenter", "setpriv", "mount", "ip") if shutil.which(each) is None]:
+        return f"programs of util-linux and iproute2 are missing: {', '.join(missing)}"
     tried = subprocess.run(
         ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"],
         capture_output=True,

@@ -116,7 +116,7 @@ async def test_a_pod_that_ends_at_once_was_running_before(agent: Agent, monkeypa
 
 
 async def test_a_pod_that_starts_at_once_is_reported_once(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "HOLD_SECONDS", 30.0)  # a start may take its time on a machine with other work
+    monkeypatch.setattr(report, "HOLD_SECONDS", 30.0)
     assert await reported(agent, bundle(container("main", "sleep")), until="Running") == ["Running"]
 
 

@@ -157,13 +157,13 @@ class LogFiles:
         return descriptors
 
     def _was_rotated(self) -> bool:
-        """Whether another file has the name of the one that is open (none has it for a moment)."""
+        """Whether the open file has lost its name: to another one, or to none yet (for ever, if the engine died then)."""
         assert self._current is not None
         try:
             found = beneath.stat(self._root, f"{self._directory}/{self._name}")
         except (UserError, FileNotFoundError):
             return False
-        return found is not None and found.st_ino != os.fstat(self._current).st_ino
+        return found is None or found.st_ino != os.fstat(self._current).st_ino
 
     def _open_successors(self) -> list[int]:
         """The files after the open one; all of them, when a rotation has deleted it."""

@@ -79,7 +79,6 @@ async def test_on_failure_restarts_with_a_growing_wait_until_it_succeeds(agent: 
     assert status_of(agent.worker(submitted)).restart_count == 3
     assert waits[2] >= 0.05
     assert waits[3] >= 0.1
-    assert waits[1] < waits[2] < waits[3]
 
 
 async def test_always_restarts_what_succeeded(agent: Agent) -> None:

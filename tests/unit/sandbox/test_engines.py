@@ -157,14 +157,14 @@ async def test_what_dead_engines_left_is_removed(sandboxes: Sandboxes) -> None:
 
 
 async def test_an_idle_engine_ends_and_one_that_works_does_not(sandboxes: Sandboxes) -> None:
-    sandboxes.idle_seconds = 0.1
-    await sandboxes.restart()
     idle, identity = await sandboxes.put("hello")
     busy, _ = await sandboxes.put("sleep", key=PoolKey("other"))
+    await eventually(lambda: state_of(sandboxes, idle, identity) == "exited", sandboxes.engines)
+    sandboxes.idle_seconds = 0.1
+    await sandboxes.restart()
     await eventually(lambda: not sandboxes.engines.is_alive(idle.record.id), sandboxes.engines)
-    assert sandboxes.engines.handles == [busy]
+    assert [each.record for each in sandboxes.engines.handles] == [busy.record]
     assert idle.engine.pid not in processes_of(sandboxes.directory)
-    del identity
 
 
 async def test_close_leaves_engines_and_may_end_the_idle_ones(sandboxes: Sandboxes) -> None:

@@ -226,7 +226,8 @@ def shortages(pod: Pod, node: NodeFacts, neighbours: Sequence[Neighbour]) -> Ite
     allocatable = requests.amounts_of(node.allocatable)
     if len(neighbours) + 1 > (capacity := allocatable.get("pods", 0)):
         yield Shortage("pods", 1, len(neighbours), capacity)
-    wanted = requests.of_pod(pod)
+    if not (wanted := requests.of_pod(pod)):
+        return
     used = requests.total(each.requests for each in neighbours)
     plain = [name for name in ("cpu", "memory", "ephemeral-storage") if name in wanted]
     for name in [*plain, *sorted(set(wanted) - set(plain))]:

@@ -83,7 +83,9 @@ def is_post_starting(container: Container, attempt: Attempt) -> bool:
 
 
 def has_started(container: Container, attempt: Attempt) -> bool:
-    """Whether the attempt ran, its postStart hook is done, and its startup probe passed (status field `started`)."""
+    """Whether the attempt ran, its postStart hook went well, and its startup probe passed (status field `started`)."""
     if attempt.started_at is None or is_post_starting(container, attempt):
+        return False
+    if attempt.unhealthy is not None and attempt.unhealthy.probe == "postStart":
         return False
     return container.startup_probe is None or attempt.probed_started

@@ -31,6 +31,8 @@ DEFAULT_COMPILE_MEMORY_BYTES = 2 * 1024**3
 allow on purpose."""
 
 STALE_AFTER_SECONDS = 30 * 24 * 3600
+NOTED_SECONDS = 3600.0
+"""How exactly the last use is known; each note is a write to the disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Artifacts:
         self._permits = asyncio.Semaphore(settings.parallel or os.cpu_count() or 1)
         self._locks: dict[str, asyncio.Lock] = {}
         self._refusals: dict[str, GuestError] = {}
+        self._known: dict[str, protocol.Compiled] = {}
         settings.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
 
     async def ensure(
@@ -83,17 +86,19 @@ class Artifacts:
             raise self._refusals[key]
         path = self._settings.directory / key[:2] / f"{key}.cwasm"
         async with self._locks.setdefault(key, asyncio.Lock()):
-            compiled = _recorded(path)
-            if compiled is None:
+            compiled = self._known.get(key) or _recorded(path)
+            if compiled is None or not _is_whole(path, compiled):
                 async with self._permits:
                     if on_compile is not None:
                         on_compile()
                     compiled = await self._compile(module, path, digest=digest, key=key)
+            self._known[key] = compiled
         return protocol.Artifact(path=str(path), sha256=compiled.sha256), compiled
 
     def discard(self, artifact: protocol.Artifact) -> None:
         """Drop an artifact that an engine refused to map; the next `ensure` compiles it again."""
         path = Path(artifact.path)
+        self._known.pop(path.stem, None)
         path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
@@ -159,18 +164,23 @@ class Artifacts:
 
 
 def _recorded(path: Path) -> protocol.Compiled | None:
-    """The record of an artifact that is there, and was written whole; None when it has to be compiled."""
+    """What was written about an artifact; None when it has to be compiled."""
     content = read_if_present(path.with_suffix(".json"))
-    if content is None:
-        return None
     try:
-        compiled = msgspec.json.decode(content, type=protocol.Compiled)
-        if path.stat().st_size != compiled.bytes:
-            return None
-        os.utime(path)
-    except (msgspec.DecodeError, OSError):
+        return None if content is None else msgspec.json.decode(content, type=protocol.Compiled)
+    except msgspec.DecodeError:
         return None
-    return compiled
+
+
+def _is_whole(path: Path, compiled: protocol.Compiled) -> bool:
+    """Whether the artifact is there as it was recorded; its use is noted, an hour's use once."""
+    try:
+        found = path.stat()
+        if found.st_size == compiled.bytes and found.st_atime < time.time() - NOTED_SECONDS:
+            os.utime(path)
+    except OSError:
+        return False
+    return found.st_size == compiled.bytes
 
 
 def _from_os_error(error: OSError, module: Path) -> RetryableError:

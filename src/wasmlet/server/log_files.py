@@ -157,7 +157,7 @@ class LogFiles:
         return descriptors
 
     def _was_rotated(self) -> bool:
-        """Whether the open file has lost its name: to another one, or to none yet (for ever, if the engine died then)."""
+        """Whether the open file has lost its name: to another one, or to none yet (for ever, if the engine died)."""
         assert self._current is not None
         try:
             found = beneath.stat(self._root, f"{self._directory}/{self._name}")

@@ -71,12 +71,12 @@ async def set_up(
         raise _unsupported(volume)
     group = _group(pod) if group is None else group
     place = volume_directory(directory, kind, volume.name)
-    await asyncio.to_thread(_make_place, directory, place, group)
     if volume.empty_dir is not None:
+        await asyncio.to_thread(_make_place, directory, place, group)
         await asyncio.to_thread(empty_dir.set_up, place, volume.empty_dir, pod=pod, fields=fields)
         return HostVolume(path=place, read_only=False, foreign=False)
     payload = await _collect(pod, volume, objects=objects, fields=fields, tokens=tokens)
-    await asyncio.to_thread(_write, place, payload, group)
+    await asyncio.to_thread(_write, directory, place, payload, group)
     return HostVolume(path=place, read_only=True, foreign=False)
 
 
@@ -149,14 +149,15 @@ def _make_place(directory: Path, place: Path, group: int | None) -> None:
     made = not directory.is_dir()
     for path in (directory, place.parent.parent, place.parent):
         if not path.is_dir():
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)  # a sibling may have made it just now
             path.chmod(closed)
     for path in (directory, place.parent.parent, place.parent)[0 if made else 1 :]:
         if group is not None and path.stat().st_gid != group:
             os.chown(path, -1, group)
 
 
-def _write(place: Path, payload: atomic.Payload, group: int | None) -> None:
+def _write(directory: Path, place: Path, payload: atomic.Payload, group: int | None) -> None:
+    _make_place(directory, place, group)
     if not place.is_dir():
         place.mkdir(mode=0o755)
         if group is not None:

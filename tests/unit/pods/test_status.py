@@ -11,15 +11,18 @@ from wasmlet.kube.types import (
     ContainerStatus,
     ExitCodes,
     HTTPGetAction,
+    Lifecycle,
+    LifecycleHandler,
     PodCondition,
     PodStatus,
     Probe,
     ReadinessGate,
     ResourceRequirements,
     RestartRule,
+    SleepAction,
     VolumeMount,
 )
-from wasmlet.pods.facts import Verdict
+from wasmlet.pods.facts import Unhealthy, Verdict
 from wasmlet.pods.status import exit_code, render
 
 PROBE = Probe(http_get=HTTPGetAction(port=80))
@@ -53,6 +56,17 @@ def of(status: PodStatus, name: str = "main") -> ContainerStatus:
 def condition(status: PodStatus, kind: str) -> tuple[str, str, str]:
     found = next(each for each in status.conditions if each.type == kind)
     return found.status, found.reason, found.message
+
+
+def test_a_container_whose_hook_failed_was_never_started_nor_ready() -> None:
+    hook = Lifecycle(post_start=LifecycleHandler(sleep=SleepAction(seconds=0)))
+    simulation = life(app(lifecycle=hook))
+    attempt = simulation.facts.container("main").last
+    assert attempt is not None
+    attempt.post_started_at = START + 1
+    attempt.unhealthy = Unhealthy(probe="postStart", at=START + 1)
+    shown = of(simulation.status())
+    assert (shown.started, shown.ready) == (False, False)
 
 
 # --- phase ------------------------------------------------------------------------------------------------------------

@@ -73,7 +73,7 @@ async def test_another_engine_or_another_module_is_another_artifact(compiler: Co
 
 
 @pytest.mark.parametrize("harm", ["shortened", "record torn", "record gone", "gone"])
-async def test_what_is_not_whole_is_compiled_again(compiler: Compiler, harm: str) -> None:
+async def test_what_is_not_whole_is_compiled_again(compiler: Compiler, engine_program: Path, harm: str) -> None:
     path = await compiler.ensure(guest("hello"))
     record = path.with_suffix(".json")
     match harm:
@@ -85,9 +85,17 @@ async def test_what_is_not_whole_is_compiled_again(compiler: Compiler, harm: str
             record.unlink()
         case "gone":
             path.unlink()
+    later = Compiler(compiler.directory, engine_program)
+    assert await later.ensure(guest("hello")) == path
+    assert later.compiles == 1
+    assert path.stat().st_size > 100
+
+
+async def test_an_artifact_that_goes_while_an_agent_knows_it_is_compiled_again(compiler: Compiler) -> None:
+    path = await compiler.ensure(guest("hello"))
+    path.unlink()
     assert await compiler.ensure(guest("hello")) == path
     assert compiler.compiles == 2
-    assert path.stat().st_size > 100
 
 
 async def test_an_engine_refuses_a_changed_artifact_and_it_is_discarded(sandboxes: Sandboxes) -> None:

@@ -30,7 +30,7 @@ QUIET_SECONDS = 30.0
 NAME = "bench"
 LAG_MILLISECONDS = 20.0
 NETWORK = "host"
-"""What pods' addresses cost is in docs/decisions/0012; mode `podcidr` would leave a network behind."""
+"""What pods' addresses cost is in docs/decisions/0008; mode `podcidr` would leave a network behind."""
 
 
 async def measure() -> list[Row]:

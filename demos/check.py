@@ -16,7 +16,8 @@ NOT_SOURCE = {RECORD, "README.md", "pod.yaml", "expected.txt"}
 
 def main() -> int:
     """Check every folder; give the exit code."""
-    folders = [*sorted(path.parent for path in ROOT.glob("demos/*/rebuild.sh")), ROOT / "tests" / "guests"]
+    rebuilt = (path.parent for folder in ("demos", "tests") for path in ROOT.glob(f"{folder}/*/rebuild.sh"))
+    folders = [*sorted(rebuilt), ROOT / "tests" / "guests"]
     faults = [f"{folder.relative_to(ROOT)}/{fault}" for folder in folders for fault in parted(folder)]
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -2,9 +2,10 @@
 //!
 //! What runs is held by its sandboxes; the last few used are held besides, so that a restart finds them.
 
-use crate::command::{Linkers, Program};
-use crate::protocol::{Artifact, Error, ErrorReason};
-use crate::settings::hexadecimal;
+use crate::epoch::Epoch;
+use crate::program::{Linkers, Program};
+use crate::protocol::{Artifact, Error, ErrorReason, Kind};
+use crate::settings::{self, hexadecimal};
 use crate::sync::lock;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -20,37 +21,42 @@ const RECENT: usize = 32;
 
 /// The artifacts of one engine.
 pub struct Artifacts {
-    engine: Engine,
-    /// Made when the first artifact comes: an engine that waits does without.
-    linkers: OnceLock<Linkers>,
+    epoch: Arc<Epoch>,
+    /// Instances that are made one by one, for guests that stay.
+    single: Made,
+    /// Instances from a pool, for guests that come and go.
+    pooled: Made,
     kept: Mutex<Kept>,
 }
+
+/// Made when the first artifact comes that needs it: an engine that waits does without.
+type Made = OnceLock<(Engine, Linkers)>;
 
 #[derive(Default)]
 struct Kept {
     /// Newest last.
-    recent: Vec<(String, Arc<Program>)>,
-    running: HashMap<String, Weak<Program>>,
+    recent: Vec<(Key, Arc<Program>)>,
+    running: HashMap<Key, Weak<Program>>,
 }
 
+/// An artifact's SHA-256, and as what it runs.
+type Key = (String, Kind);
+
 impl Artifacts {
-    /// Holds nothing yet.
-    pub fn new(engine: Engine) -> Self {
+    /// Holds nothing yet; `epoch` will interrupt the guests.
+    pub fn new(epoch: Arc<Epoch>) -> Self {
         Self {
-            engine,
-            linkers: OnceLock::new(),
+            epoch,
+            single: Made::new(),
+            pooled: Made::new(),
             kept: Mutex::default(),
         }
     }
 
-    /// A program that is mapped already.
-    pub fn cached(&self, sha256: &str) -> Option<Arc<Program>> {
-        lock(&self.kept).find(sha256)
-    }
-
     /// The artifact's program; reads and maps the file when its content is not mapped yet. May block.
-    pub fn load(&self, artifact: &Artifact) -> Result<Arc<Program>, Error> {
-        if let Some(program) = self.cached(&artifact.sha256) {
+    pub fn load(&self, artifact: &Artifact, kind: Kind) -> Result<Arc<Program>, Error> {
+        let key = (artifact.sha256.clone(), kind);
+        if let Some(program) = lock(&self.kept).find(&key) {
             return Ok(program);
         }
         let refuse = |what: &str, error: &dyn std::fmt::Display| {
@@ -69,68 +75,89 @@ impl Artifacts {
             ));
         }
         let program = self
-            .map(&file)
+            .map(&file, kind)
             .map_err(|error| refuse("cannot map", &error.root_cause()))?;
-        Ok(lock(&self.kept).insert(&artifact.sha256, program))
+        Ok(lock(&self.kept).insert(key, program))
     }
 
-    fn map(&self, file: &File) -> wasmtime::Result<Program> {
-        let linkers = match self.linkers.get() {
-            Some(linkers) => linkers,
-            None => {
-                let made = Linkers::new(&self.engine)?;
-                self.linkers.get_or_init(|| made)
-            }
-        };
-        // By descriptor, so that it is the file whose content was just checked.
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        // SAFETY: the content is what our compile helper wrote, as its SHA-256 proves, and the cache's files are
-        // replaced by rename and never written again.
-        match Engine::detect_precompiled_file(&path)? {
-            Some(Precompiled::Module) => {
-                linkers.module(&unsafe { Module::deserialize_file(&self.engine, &path)? })
-            }
-            Some(Precompiled::Component) => {
-                linkers.component(&unsafe { Component::deserialize_file(&self.engine, &path)? })
-            }
-            None => Err(wasmtime::Error::msg(
-                "it is not an artifact of wasmlet-engine compile",
-            )),
+    fn map(&self, file: &File, kind: Kind) -> wasmtime::Result<Program> {
+        let single = || self.made(&self.single, settings::serving);
+        if kind == Kind::Http {
+            let mapped = self
+                .made(&self.pooled, settings::pooled)
+                .and_then(|made| map(file, kind, made));
+            // A guest that is larger than the pool's slots runs slower, but runs.
+            return mapped.or_else(|_| map(file, kind, single()?));
         }
+        map(file, kind, single()?)
+    }
+
+    fn made<'a>(
+        &self,
+        place: &'a Made,
+        engine: fn() -> wasmtime::Result<Engine>,
+    ) -> wasmtime::Result<&'a (Engine, Linkers)> {
+        if let Some(made) = place.get() {
+            return Ok(made);
+        }
+        let engine = engine()?;
+        let linkers = Linkers::new(&engine)?;
+        // Of two that were made at once one is dropped, and with it its clock.
+        self.epoch.add(&engine);
+        Ok(place.get_or_init(|| (engine, linkers)))
+    }
+}
+
+fn map(file: &File, kind: Kind, made: &(Engine, Linkers)) -> wasmtime::Result<Program> {
+    let (engine, linkers) = made;
+    // By descriptor, so that it is the file whose content was just checked.
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    // SAFETY: the content is what our compile helper wrote, as its SHA-256 proves, and the cache's files are
+    // replaced by rename and never written again.
+    match Engine::detect_precompiled_file(&path)? {
+        Some(Precompiled::Module) => {
+            linkers.module(&unsafe { Module::deserialize_file(engine, &path)? })
+        }
+        Some(Precompiled::Component) => linkers.component(
+            &unsafe { Component::deserialize_file(engine, &path)? },
+            kind,
+        ),
+        None => Err(wasmtime::Error::msg(
+            "it is not an artifact of wasmlet-engine compile",
+        )),
     }
 }
 
 impl Kept {
-    fn find(&mut self, sha256: &str) -> Option<Arc<Program>> {
-        if let Some(at) = self.recent.iter().position(|(key, _)| key == sha256) {
+    fn find(&mut self, key: &Key) -> Option<Arc<Program>> {
+        if let Some(at) = self.recent.iter().position(|(other, _)| other == key) {
             let entry = self.recent.remove(at);
             let program = Arc::clone(&entry.1);
             self.recent.push(entry);
             return Some(program);
         }
-        let program = self.running.get(sha256)?.upgrade()?;
-        self.keep(sha256, &program);
+        let program = self.running.get(key)?.upgrade()?;
+        self.keep(key.clone(), &program);
         Some(program)
     }
 
     /// Keeps a program; another one with the same content, mapped meanwhile, wins.
-    fn insert(&mut self, sha256: &str, program: Program) -> Arc<Program> {
-        if let Some(program) = self.find(sha256) {
+    fn insert(&mut self, key: Key, program: Program) -> Arc<Program> {
+        if let Some(program) = self.find(&key) {
             return program;
         }
         let program = Arc::new(program);
         self.running.retain(|_, program| program.strong_count() > 0);
-        self.running
-            .insert(sha256.to_owned(), Arc::downgrade(&program));
-        self.keep(sha256, &program);
+        self.running.insert(key.clone(), Arc::downgrade(&program));
+        self.keep(key, &program);
         program
     }
 
-    fn keep(&mut self, sha256: &str, program: &Arc<Program>) {
+    fn keep(&mut self, key: Key, program: &Arc<Program>) {
         if self.recent.len() == RECENT {
             self.recent.remove(0);
         }
-        self.recent.push((sha256.to_owned(), Arc::clone(program)));
+        self.recent.push((key, Arc::clone(program)));
     }
 }
 

@@ -16,6 +16,9 @@ const MAPS_PER_SANDBOX: u64 = 8;
 /// Estimated starts between two readings.
 const READ_EVERY: u64 = 64;
 
+/// More connections than one engine has memory for.
+const MOST_CONNECTIONS: usize = 100_000;
+
 /// Both budgets.
 pub struct Budgets {
     descriptor_limit: u64,
@@ -61,6 +64,13 @@ impl Budgets {
         Ok(budgets)
     }
 
+    /// How many of all descriptors the connections of http guests may take.
+    pub fn connections(&self) -> usize {
+        usize::try_from(self.descriptor_limit / 2)
+            .unwrap_or(usize::MAX)
+            .min(MOST_CONNECTIONS)
+    }
+
     /// Counts what is in use. May take milliseconds.
     pub fn read(&self) -> io::Result<Reading> {
         let descriptors = fs::read_dir("/proc/self/fd")?.count() as u64;
@@ -82,8 +92,8 @@ impl Budgets {
         })
     }
 
-    /// Accounts for a sandbox that is about to start with so many mounts; `Err` says which budget is too full.
-    pub fn admit(&self, mounts: usize) -> Result<(), String> {
+    /// Accounts for a sandbox that is about to start with so many descriptors; `Err` says which budget is too full.
+    pub fn admit(&self, descriptors: usize) -> Result<(), String> {
         if self.is_stale()
             && let Err(error) = self.read()
         {
@@ -92,7 +102,7 @@ impl Budgets {
         let mut known = lock(&self.known);
         for (used, limit, what) in [
             (
-                known.descriptors + mounts as u64,
+                known.descriptors + descriptors as u64,
                 self.descriptor_limit,
                 "file descriptors",
             ),
@@ -104,7 +114,7 @@ impl Budgets {
                 ));
             }
         }
-        known.descriptors += mounts as u64;
+        known.descriptors += descriptors as u64;
         known.maps += MAPS_PER_SANDBOX;
         known.starts_since += 1;
         Ok(())

@@ -1,33 +1,20 @@
 //! Commands: guests that run once until they return.
 
-use crate::exit::{Ending, OutOfMemory, ProcessExit};
-use crate::guest::Guest;
+use crate::exit::{Ending, OutOfMemory};
+use crate::guest::{Guest, World};
 use crate::protocol::{Error, ErrorReason};
-use wasmtime::component::{self, Component};
-use wasmtime::{Engine, InstancePre, Linker, Module, Result, Store};
+use wasmtime::{InstancePre, Result};
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{p0, p1, p2};
 
 /// What a core module begins with.
 pub const ENTRY_POINT: &str = "_start";
 
-/// The import modules of the two first WASI releases.
-pub const P0: &str = "wasi_unstable";
-/// See [`P0`].
-pub const P1: &str = "wasi_snapshot_preview1";
-
-/// A program with all its imports found, ready to be instantiated many times.
-pub enum Program {
+/// A command with all its imports found, ready to be instantiated many times.
+pub enum Command {
     /// A core module.
     Module(InstancePre<Guest>),
     /// A component.
     Component(CommandPre<Guest>),
-}
-
-/// What the host gives to guests.
-pub struct Linkers {
-    module: Linker<Guest>,
-    component: component::Linker<Guest>,
 }
 
 /// What became of a run.
@@ -38,59 +25,28 @@ pub enum Outcome {
     Ended(Ending),
 }
 
-impl Linkers {
-    /// All of WASI p0, p1 and p2.
-    pub fn new(engine: &Engine) -> Result<Self> {
-        let mut module = Linker::new(engine);
-        p0::add_to_linker_async(&mut module, |guest: &mut Guest| &mut guest.wasi)?;
-        p1::add_to_linker_async(&mut module, |guest: &mut Guest| &mut guest.wasi)?;
-        module.allow_shadowing(true);
-        for wasi in [P0, P1] {
-            module.func_wrap(wasi, "proc_exit", |code: u32| -> Result<()> {
-                Err(ProcessExit(code).into())
-            })?;
-        }
-        let mut component = component::Linker::new(engine);
-        p2::add_to_linker_async(&mut component)?;
-        Ok(Self { module, component })
-    }
-
-    /// Finds a module's imports.
-    pub fn module(&self, module: &Module) -> Result<Program> {
-        self.module.instantiate_pre(module).map(Program::Module)
-    }
-
-    /// Finds a component's imports and its `wasi:cli/run`.
-    pub fn component(&self, component: &Component) -> Result<Program> {
-        CommandPre::new(self.component.instantiate_pre(component)?).map(Program::Component)
-    }
-
-    /// Whether core modules can import this.
-    pub fn defines(&self, store: &mut Store<Guest>, module: &str, name: &str) -> bool {
-        self.module.get(store, module, name).is_ok()
-    }
-}
-
-impl Program {
+impl Command {
     /// Makes an instance, calls `started`, runs it to its end.
-    pub async fn run(&self, mut store: Store<Guest>, started: impl FnOnce()) -> Outcome {
+    pub async fn run(&self, world: &World, started: impl FnOnce()) -> Outcome {
         match self {
             Self::Module(program) => {
+                let mut store = world.guest().into_store(program.module().engine());
                 let instance = match program.instantiate_async(&mut store).await {
                     Ok(instance) => instance,
-                    Err(error) => return not_started(&error),
+                    Err(error) => return Outcome::Refused(not_started(&error)),
                 };
                 let entry = match instance.get_typed_func::<(), ()>(&mut store, ENTRY_POINT) {
                     Ok(entry) => entry,
-                    Err(error) => return not_started(&error),
+                    Err(error) => return Outcome::Refused(not_started(&error)),
                 };
                 announce(started).await;
                 ended(entry.call_async(&mut store, ()).await.map(|()| 0))
             }
             Self::Component(program) => {
+                let mut store = world.guest().into_store(program.engine());
                 let instance = match program.instantiate_async(&mut store).await {
                     Ok(instance) => instance,
-                    Err(error) => return not_started(&error),
+                    Err(error) => return Outcome::Refused(not_started(&error)),
                 };
                 announce(started).await;
                 let returned = instance.wasi_cli_run().call_run(&mut store).await;
@@ -106,7 +62,8 @@ async fn announce(started: impl FnOnce()) {
     tokio::task::yield_now().await;
 }
 
-fn not_started(error: &wasmtime::Error) -> Outcome {
+/// Why an instance could not be made.
+pub fn not_started(error: &wasmtime::Error) -> Error {
     let message = if let Some(memory) = error.downcast_ref::<OutOfMemory>() {
         format!("cannot make the instance: {memory}; raise the container's memory limit")
     } else {
@@ -117,7 +74,7 @@ fn not_started(error: &wasmtime::Error) -> Outcome {
             other => format!("cannot make the instance: its start function ended it ({other:?})"),
         }
     };
-    Outcome::Refused(Error::new(ErrorReason::Start, message))
+    Error::new(ErrorReason::Start, message)
 }
 
 fn ended(returned: Result<u32>) -> Outcome {

@@ -6,9 +6,10 @@
 
 use crate::allocator;
 use crate::artifact::sha256;
-use crate::command::{ENTRY_POINT, Linkers};
+use crate::command::ENTRY_POINT;
 use crate::guest::Guest;
 use crate::inspect::{self, Binary};
+use crate::program::Linkers;
 use crate::protocol::{Compiled, Error, ErrorReason, Format, Kind};
 use crate::settings;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
@@ -192,7 +193,7 @@ fn compile(task: &Task) -> Result<Compiled, Error> {
     let begin = Instant::now();
     let bytes = read_input(task)?;
     let binary = inspect::read(&bytes)?;
-    binary.require_command()?;
+    let kind = binary.kind()?;
     let internal = |error: wasmtime::Error| {
         refuse(
             task,
@@ -223,11 +224,11 @@ fn compile(task: &Task) -> Result<Compiled, Error> {
     let file = Unnamed::write(&task.output, &artifact).map_err(|error| unwritable(task, &error))?;
     let length = artifact.len() as u64;
     drop(artifact);
-    check(task, &engine, &linkers, &binary, &file.file)?;
+    check(task, &engine, &linkers, (&binary, kind), &file.file)?;
     file.publish(&task.output)
         .map_err(|error| unwritable(task, &error))?;
     Ok(Compiled {
-        kind: Kind::Command,
+        kind,
         format: binary.format,
         wasi: binary.wasi(),
         input_sha256,
@@ -258,7 +259,7 @@ fn check(
     task: &Task,
     engine: &Engine,
     linkers: &Linkers,
-    binary: &Binary,
+    (binary, kind): (&Binary, Kind),
     file: &File,
 ) -> Result<(), Error> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -280,7 +281,7 @@ fn check(
         Format::Component => {
             let component =
                 unsafe { Component::deserialize_file(engine, &path) }.map_err(unmappable)?;
-            linkers.component(&component)
+            linkers.component(&component, kind)
         }
     };
     linked.map(drop).map_err(|error| {

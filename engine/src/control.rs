@@ -215,7 +215,7 @@ impl Control {
         sandbox.stop(if stop.grace_seconds == 0.0 {
             sandbox::Stop::Now
         } else {
-            sandbox::Stop::Notice
+            sandbox::Stop::notice(Duration::try_from_secs_f64(stop.grace_seconds).ok())
         });
         Ok(empty(StatusCode::ACCEPTED))
     }
@@ -291,7 +291,7 @@ impl From<Error> for Refusal {
 /// The one place where a reason becomes a status.
 fn status(reason: ErrorReason) -> StatusCode {
     use ErrorReason::{
-        Artifact, BadRequest, Busy, CompileMemory, Conflict, Internal, Log, Malformed,
+        Address, Artifact, BadRequest, Busy, CompileMemory, Conflict, Internal, Log, Malformed,
         MissingImport, Mount, NoEntryPoint, NotFound, NotWasm, Start,
     };
     match reason {
@@ -300,7 +300,7 @@ fn status(reason: ErrorReason) -> StatusCode {
         Conflict => StatusCode::CONFLICT,
         Busy => StatusCode::SERVICE_UNAVAILABLE,
         NotWasm | Malformed | NoEntryPoint | MissingImport | CompileMemory | Artifact | Mount
-        | Log | Start => StatusCode::UNPROCESSABLE_ENTITY,
+        | Log | Address | Start => StatusCode::UNPROCESSABLE_ENTITY,
         Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

@@ -42,7 +42,7 @@ pub struct Verdict {
 impl From<Stop> for Ending {
     fn from(stop: Stop) -> Self {
         match stop {
-            Stop::Notice => Self::Stopped,
+            Stop::Notice(_) => Self::Stopped,
             Stop::Now => Self::Killed,
         }
     }

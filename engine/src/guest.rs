@@ -1,13 +1,20 @@
-//! A guest's own state in its store: its WASI and its memory account.
+//! A container's world, and a guest's own state in its store: its WASI and its memory account.
 
 use crate::exit::OutOfMemory;
 use crate::log::{Log, Output, Stream};
-use crate::protocol::{Error, ErrorReason, SandboxSpec};
+use crate::meter;
+use crate::protocol::{EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
 use std::sync::Arc;
-use wasmtime::{Engine, ResourceLimiter, Store};
+use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{
+    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
+    WasiHttpView,
+};
 
 /// Bounds what a guest's tables cost the host: 8 MiB, fifty times the largest table seen in a published module.
 const TABLE_ELEMENTS: usize = 1 << 20;
@@ -18,72 +25,140 @@ const INSTANCES: usize = 1_000;
 /// What host functions and the limiter work on.
 pub struct Guest {
     /// Serves p0, p1 and, through [`WasiView`], p2.
-    pub wasi: WasiP1Ctx,
-    /// Linear memory of all instances.
-    pub memory: Memory,
+    wasi: WasiP1Ctx,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    config: Config,
+    /// Linear memory of all its instances.
+    memory: Memory,
+}
+
+/// `wasi:config`: the environment, made into a map when a guest asks for it.
+#[derive(Default)]
+struct Config {
+    env: Arc<[EnvVar]>,
+    made: Option<WasiConfigVariables>,
 }
 
 /// An account of linear memory.
-pub struct Memory {
+struct Memory {
     used: u64,
     limit: Option<u64>,
 }
 
-impl Guest {
-    /// The guest's world as the spec says, with nothing of the host's own environment in it.
+/// A container's world, which each of its instances sees: made once, with its directories open.
+pub struct World {
+    args: Vec<String>,
+    env: Arc<[EnvVar]>,
+    working_dir: String,
+    files: WasiFilesystemCtx,
+    log: Arc<Log>,
+    stdin: Option<Arc<Stdin>>,
+    memory_limit: Option<u64>,
+}
+
+impl World {
+    /// The world as the spec says, with nothing of the host's own environment in it. May block.
     pub fn new(
-        spec: &SandboxSpec,
+        spec: SandboxSpec,
         log: &Arc<Log>,
         stdin: Option<&Arc<Stdin>>,
     ) -> Result<Self, Error> {
+        Ok(Self {
+            files: open(&spec.mounts)?,
+            args: spec.args,
+            env: spec.env.into(),
+            working_dir: spec.working_dir,
+            log: Arc::clone(log),
+            stdin: stdin.map(Arc::clone),
+            memory_limit: spec.memory_limit_bytes,
+        })
+    }
+
+    /// A new instance's state: the one place where WASI contexts are made.
+    pub fn guest(&self) -> Guest {
         let mut wasi = WasiCtx::builder();
-        wasi.args(&spec.args)
-            .initial_cwd(&spec.working_dir)
-            .stdout(Output::new(log, Stream::Stdout))
-            .stderr(Output::new(log, Stream::Stderr));
-        for variable in &spec.env {
+        wasi.args(&self.args)
+            .initial_cwd(&self.working_dir)
+            .stdout(Output::new(&self.log, Stream::Stdout))
+            .stderr(Output::new(&self.log, Stream::Stderr));
+        for variable in self.env.iter() {
             wasi.env(&variable.name, &variable.value);
         }
-        if let Some(stdin) = stdin {
-            wasi.stdin(Input::new(stdin, log));
+        if let Some(stdin) = &self.stdin {
+            wasi.stdin(Input::new(stdin, &self.log));
         }
-        for mount in &spec.mounts {
-            let permissions = if mount.read_only {
-                FsPerms::ReadOnly
-            } else {
-                FsPerms::ReadWrite
-            };
-            wasi.preopened_dir(&mount.host_path, &mount.guest_path, permissions)
-                .map_err(|error| {
-                    Error::new(
-                        ErrorReason::Mount,
-                        format!(
-                            "cannot open {} for {}: {error}",
-                            mount.host_path.display(),
-                            mount.guest_path
-                        ),
-                    )
-                })?;
-        }
-        let memory = Memory {
-            used: 0,
-            limit: spec.memory_limit_bytes,
+        let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), self.memory_limit);
+        *guest.wasi.ctx().ctx.filesystem() = self.files.clone();
+        guest
+    }
+
+    /// What one container's instances may have in all.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.memory_limit
+    }
+}
+
+fn open(mounts: &[Mount]) -> Result<WasiFilesystemCtx, Error> {
+    let mut wasi = WasiCtx::builder();
+    for mount in mounts {
+        let permissions = if mount.read_only {
+            FsPerms::ReadOnly
+        } else {
+            FsPerms::ReadWrite
         };
-        Ok(Self {
+        wasi.preopened_dir(&mount.host_path, &mount.guest_path, permissions)
+            .map_err(|error| {
+                Error::new(
+                    ErrorReason::Mount,
+                    format!(
+                        "cannot open {} for {}: {error}",
+                        mount.host_path.display(),
+                        mount.guest_path
+                    ),
+                )
+            })?;
+    }
+    Ok(wasi.build().filesystem().clone())
+}
+
+impl Guest {
+    fn new(wasi: &mut WasiCtxBuilder, env: Arc<[EnvVar]>, memory_limit: Option<u64>) -> Self {
+        Self {
             wasi: wasi.build_p1(),
-            memory,
-        })
+            http: WasiHttpCtx::new(),
+            outgoing: Outgoing,
+            config: Config { env, made: None },
+            memory: Memory {
+                used: 0,
+                limit: memory_limit,
+            },
+        }
     }
 
     /// Nobody's world, for looking things up in a linker.
     pub fn empty() -> Self {
-        Self {
-            wasi: WasiCtx::builder().build_p1(),
-            memory: Memory {
-                used: 0,
-                limit: Some(0),
-            },
-        }
+        Self::new(&mut WasiCtx::builder(), Arc::default(), Some(0))
+    }
+
+    /// Its p0 and p1.
+    pub fn p1(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+
+    /// Its `wasi:config`.
+    pub fn config(&mut self) -> WasiConfig<'_> {
+        let Config { env, made } = &mut self.config;
+        WasiConfig::new(made.get_or_insert_with(|| {
+            env.iter()
+                .map(|variable| (variable.name.as_str(), variable.value.as_str()))
+                .collect()
+        }))
+    }
+
+    /// Linear memory of its instances in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.used
     }
 
     /// A store that gives way to others at each tick and holds the guest to its limits.
@@ -91,8 +166,46 @@ impl Guest {
         let mut store = Store::new(engine, self);
         store.limiter(|guest| &mut guest.memory);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        store.epoch_deadline_callback(|_| {
+            meter::give_way();
+            Ok(UpdateDeadline::Yield(1))
+        });
         store
+    }
+}
+
+/// Requests that a guest sends: none yet.
+struct Outgoing;
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        _: hyper::Request<WasiBody>,
+        _: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, HttpError>> + Send> {
+        Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
+    }
+
+    /// Twice this much of an answer waits in the engine for a slow client.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        64 * 1024
+    }
+}
+
+/// A response, and what becomes of its connection.
+type Sent = (
+    hyper::Response<WasiBody>,
+    Box<dyn Future<Output = Result<(), HttpError>> + Send>,
+);
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.outgoing,
+            table: self.wasi.ctx().table,
+            ctx: &mut self.http,
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! What a file is: decided from its bytes alone, before anything is compiled.
 
-use crate::command::{ENTRY_POINT, P0, P1};
-use crate::protocol::{Error, ErrorReason, Format, Wasi};
+use crate::command::ENTRY_POINT;
+use crate::program::{P0, P1};
+use crate::protocol::{Error, ErrorReason, Format, Kind, Wasi};
 use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload, Validator, WasmFeatures};
 
 /// Interfaces of WASI 0.2 that the linker defines (a test compares), without versions.
-const P2_INTERFACES: [&str; 27] = [
+const P2_INTERFACES: [&str; 30] = [
     "wasi:cli/environment",
     "wasi:cli/exit",
     "wasi:cli/stderr",
@@ -20,8 +21,11 @@ const P2_INTERFACES: [&str; 27] = [
     "wasi:cli/terminal-stdout",
     "wasi:clocks/monotonic-clock",
     "wasi:clocks/wall-clock",
+    "wasi:config/store",
     "wasi:filesystem/preopens",
     "wasi:filesystem/types",
+    "wasi:http/outgoing-handler",
+    "wasi:http/types",
     "wasi:io/error",
     "wasi:io/poll",
     "wasi:io/streams",
@@ -130,9 +134,10 @@ fn needs_linking(types: &Types, import: &str) -> bool {
 }
 
 impl Binary {
-    /// Refuses what no command is; says what it is instead.
-    pub fn require_command(&self) -> Result<(), Error> {
+    /// What it runs as; refuses what is nothing that can be run, and says what it is instead.
+    pub fn kind(&self) -> Result<Kind, Error> {
         let refuse = |message: String| Err(Error::new(ErrorReason::NoEntryPoint, message));
+        let exports = |start: &str| self.exports.iter().any(|name| name.starts_with(start));
         match self.format {
             Format::Module if self.is_actor() => refuse(
                 "the module is a waPC or waSCC actor, a kind which this version of wasmlet does not serve yet".into(),
@@ -141,16 +146,19 @@ impl Binary {
                 "the module has no {ENTRY_POINT} function; it exports {}; build it as a command, not as a library",
                 enumerate(&self.exports)
             )),
-            Format::Component if self.serves_http() => refuse(
-                "the component serves wasi:http, a kind which this version of wasmlet does not serve yet".into(),
+            Format::Module => Ok(Kind::Command),
+            Format::Component if exports("wasi:http/incoming-handler@0.2.") => Ok(Kind::Http),
+            Format::Component if exports("wasi:cli/run@0.2.") => Ok(Kind::Command),
+            Format::Component if exports("wasi:http/handler@0.3") || exports("wasi:cli/run@0.3") => refuse(
+                "the component is built for WASI 0.3, which this version of wasmlet does not run yet; \
+                 build it for WASI 0.2"
+                    .into(),
             ),
-            Format::Component if !self.exports.iter().any(|name| name.starts_with("wasi:cli/run@0.2.")) => {
-                refuse(format!(
-                    "the component does not export wasi:cli/run@0.2; it exports {}; build it for wasm32-wasip2",
-                    enumerate(&self.exports)
-                ))
-            }
-            _ => Ok(()),
+            Format::Component => refuse(format!(
+                "the component exports neither wasi:cli/run@0.2 nor wasi:http/incoming-handler@0.2; \
+                 it exports {}; build it for wasm32-wasip2",
+                enumerate(&self.exports)
+            )),
         }
     }
 
@@ -208,13 +216,6 @@ impl Binary {
             .iter()
             .any(|(module, _)| module.starts_with("wapc") || module.starts_with("wasmbus"))
     }
-
-    fn serves_http(&self) -> bool {
-        self.exports.iter().any(|name| {
-            name.starts_with("wasi:http/incoming-handler@")
-                || name.starts_with("wasi:http/handler@")
-        })
-    }
 }
 
 fn is_p2_interface(import: &str) -> bool {
@@ -260,7 +261,7 @@ fn not_wasm(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Linkers;
+    use crate::program::Linkers;
     use wasmtime::Module;
     use wasmtime::component::Component;
 
@@ -291,7 +292,7 @@ mod tests {
             let component =
                 Component::new(&engine, wat::parse_str(text).expect("wat")).expect("component");
             let error = linkers
-                .component(&component)
+                .component(&component, Kind::Command)
                 .err()
                 .expect("no such function");
             // An interface that it has not at all is told in other words.

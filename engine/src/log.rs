@@ -140,6 +140,23 @@ impl Log {
         }
     }
 
+    /// Adds a line of the engine's own among the guest's, unless the guest is far ahead of the disk.
+    pub fn note(self: &Arc<Self>, text: &str) {
+        let mut buffer = lock(&self.buffer);
+        if buffer.closed || buffer.held || buffer.framed.len() >= AHEAD_BYTES {
+            return;
+        }
+        let text = format!("{text}\n");
+        let mut rest = Vec::new();
+        frame(
+            &mut buffer.framed,
+            Stream::Stderr,
+            &mut rest,
+            text.as_bytes(),
+        );
+        self.queue(&mut buffer);
+    }
+
     /// Shows unterminated rests now: the guest waits for an answer to them.
     pub fn flush_rests(self: &Arc<Self>) {
         self.flush_into(&mut lock(&self.buffer));

@@ -6,8 +6,9 @@
 //!   times
 //! - `registry`: all sandboxes and the way each goes; `sandbox`: one, with the table of its life; `events`: what
 //!   happened to them; `budget`: how many there can be
-//! - `guest`: a guest's own state; `command`: guests that run once; `exit`: what their end means; `epoch`: the clock
-//!   that interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
+//! - `guest`: a guest's own state; `program`: what it can import; `command`: guests that run once; `http`: guests that
+//!   serve requests; `exit`: what their end means; `meter`: what they compute, and where; `epoch`: the clock that
+//!   interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
 //! - `log` and `stdin`: their streams; `disk`: the thread that writes log and exit files
 //! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
 //! - `trace`: the engine's own log; `sync`: how locks are taken
@@ -25,9 +26,12 @@ mod epoch;
 mod events;
 mod exit;
 mod guest;
+mod http;
 mod inspect;
 mod log;
+mod meter;
 mod network;
+mod program;
 mod protocol;
 mod registry;
 mod sandbox;

@@ -5,6 +5,7 @@
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// The number of the protocol that this engine speaks.
@@ -72,6 +73,12 @@ pub struct SandboxSpec {
     pub attempt: u32,
     /// What to run.
     pub artifact: Artifact,
+    /// As what it runs; the compile helper has told.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Where and how an http guest serves; needed by that kind and no other.
+    #[serde(default)]
+    pub http: Option<Http>,
     /// argv, with `argv[0]`.
     pub args: Vec<String>,
     /// The guest's whole environment.
@@ -96,6 +103,54 @@ pub struct SandboxSpec {
     /// Linear memory of all instances; `None` is no limit.
     #[serde(default)]
     pub memory_limit_bytes: Option<u64>,
+    /// CPU time of all instances in thousandths of a core; `None` is no limit.
+    #[serde(default)]
+    pub cpu_quota_millicores: Option<u64>,
+}
+
+/// Where and how an http guest serves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Http {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// TCP ports that the engine listens on.
+    pub ports: Vec<u16>,
+    /// Requests that one instance may serve, one after the other.
+    #[serde(default = "one")]
+    pub reuse: u32,
+    /// Instances at once.
+    #[serde(default = "hundred")]
+    pub max_instances: u32,
+    /// Requests that wait for an instance; more are answered with 503.
+    #[serde(default = "thousand")]
+    pub max_queued: u32,
+    /// Until the answer has begun, and then between two of its parts.
+    #[serde(default = "thirty")]
+    pub request_timeout_seconds: f64,
+    /// How long requests are still taken after a stop, inside its grace.
+    #[serde(default = "second")]
+    pub lame_duck_seconds: f64,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn hundred() -> u32 {
+    100
+}
+
+fn thousand() -> u32 {
+    1_000
+}
+
+fn thirty() -> f64 {
+    30.0
+}
+
+fn second() -> f64 {
+    1.0
 }
 
 fn root() -> String {
@@ -204,6 +259,21 @@ pub struct Sandbox {
     pub started_at: Option<Timestamp>,
     /// How it ended.
     pub exit: Option<Exit>,
+    /// What it has used so far; not in events.
+    #[serde(default)]
+    pub usage: Option<Usage>,
+}
+
+/// What a sandbox has used since it started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// CPU time of all its instances.
+    pub cpu_nanoseconds: u64,
+    /// Requests that an http guest was given.
+    pub requests: u64,
+    /// Those of them that trapped, took too long or had no answer.
+    pub failures: u64,
 }
 
 /// Every sandbox that the engine knows.
@@ -319,11 +389,14 @@ pub enum Wasi {
 }
 
 /// What kind of guest it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// Runs once until it returns.
+    #[default]
     Command,
+    /// Serves requests.
+    Http,
 }
 
 /// What the compile helper prints when it has written an artifact.
@@ -375,6 +448,8 @@ pub enum ErrorReason {
     Mount,
     /// The log or exit file cannot be written.
     Log,
+    /// A port cannot be listened on.
+    Address,
     /// The instance could not be made.
     Start,
     /// A defect of the engine.

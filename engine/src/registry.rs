@@ -2,15 +2,17 @@
 
 use crate::artifact::Artifacts;
 use crate::budget::Budgets;
-use crate::command::{Outcome, Program};
+use crate::command::Outcome;
 use crate::disk::{self, Disk};
-use crate::epoch::Epoch;
 use crate::events::Events;
 use crate::exit::Ending;
-use crate::guest::Guest;
+use crate::guest::World;
+use crate::http::{self, Connections};
 use crate::log::{Log, Place};
-use crate::protocol::{Error, ErrorReason, Exit, SandboxSpec, State};
-use crate::sandbox::{Moment, Sandbox, Stop};
+use crate::meter::{Account, Threads};
+use crate::program::Program;
+use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
+use crate::sandbox::{Meters, Moment, Sandbox, Stop};
 use crate::sync::lock;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -19,7 +21,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot};
-use wasmtime::Engine;
 
 /// How long an exit waits for a disk that does not answer before its event goes out all the same.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
@@ -28,16 +29,15 @@ const DISK_PATIENCE: Duration = Duration::from_secs(10);
 /// meanwhile, and cannot know whether one will come.
 const START: Duration = Duration::from_secs(10);
 
+/// The grace of those that serve when a signal ends the engine, within the 2 seconds that it has.
+const LAST_GRACE: Duration = Duration::from_secs(1);
+
 /// How long an interrupted guest may take to be unwound: many times a tick, and little of the 2 seconds in which a
 /// signal has to end the engine.
 const UNWIND: Duration = Duration::from_millis(500);
 
 /// What all sandboxes share.
 pub struct Parts {
-    /// Runs the guests.
-    pub engine: Engine,
-    /// Interrupts them.
-    pub epoch: Arc<Epoch>,
     /// Writes their files.
     pub disk: Disk,
     /// Their programs.
@@ -46,8 +46,10 @@ pub struct Parts {
     pub events: Arc<Events>,
     /// Bounds them.
     pub budgets: Budgets,
-    /// The threads that they compute on; nothing else does.
-    pub guests: Handle,
+    /// The threads that they compute on; what must go on whatever they do has another.
+    pub guests: Threads,
+    /// Bounds the connections of those that serve.
+    pub connections: Connections,
     /// Blocks for the engine's own sake, on threads that no guest's file operations can take.
     pub opener: Handle,
     /// This start of the engine.
@@ -82,8 +84,10 @@ pub enum Put {
 /// What a start needs besides the spec; everything that had to be opened is open.
 struct Prepared {
     program: Arc<Program>,
-    guest: Guest,
+    world: World,
+    http: Option<protocol::Http>,
     log: Arc<Log>,
+    meters: Meters,
 }
 
 impl Registry {
@@ -126,7 +130,7 @@ impl Registry {
         }
         self.parts
             .budgets
-            .admit(spec.mounts.len())
+            .admit(spec.mounts.len() + spec.http.as_ref().map_or(0, |http| http.ports.len()))
             .map_err(|text| Error::new(ErrorReason::Busy, text))?;
         let sandbox = Arc::new(Sandbox::new(id.to_owned(), &spec));
         known.sandboxes.insert(id.to_owned(), Arc::clone(&sandbox));
@@ -194,7 +198,7 @@ impl Registry {
             known.sandboxes.values().cloned().collect()
         };
         for sandbox in all {
-            sandbox.stop(Stop::Notice);
+            sandbox.stop(Stop::notice(Some(LAST_GRACE)));
         }
         let quiet = async {
             loop {
@@ -248,13 +252,21 @@ impl Registry {
     ) -> Result<Prepared, Error> {
         let (its, registry, sandbox) = (sandbox, Arc::clone(self), Arc::clone(sandbox));
         let opened = self.parts.opener.spawn_blocking(move || {
-            let program = registry.parts.artifacts.load(&spec.artifact)?;
+            let program = registry.parts.artifacts.load(&spec.artifact, spec.kind)?;
             let log = registry.open_log(&spec)?;
-            let guest = Guest::new(&spec, &log, sandbox.stdin.as_ref())?;
+            let http = spec.http.clone();
+            let meters = Meters {
+                cpu: Account::new(spec.cpu_quota_millicores),
+                requests: Arc::default(),
+            };
+            sandbox.set_meters(meters.clone());
+            let world = World::new(spec, &log, sandbox.stdin.as_ref())?;
             Ok(Prepared {
                 program,
-                guest,
+                world,
+                http,
                 log,
+                meters,
             })
         });
         tokio::select! {
@@ -263,8 +275,7 @@ impl Registry {
                 opened.unwrap_or_else(|error| Err(Error::new(ErrorReason::Internal, error.to_string())))
             }
             _ = its.stopped() => {
-                let text = format!("sandbox {}: it was stopped while it was starting", its.id);
-                Err(Error::new(ErrorReason::Start, text))
+                Err(not_running(its, STOPPED))
             }
         }
     }
@@ -290,18 +301,65 @@ impl Registry {
         Ok(Log::new(place, self.parts.disk.clone()))
     }
 
-    /// From the instance to the guest's last instruction, or to its interruption.
+    /// From the start to the guest's last instruction, or to its interruption.
     async fn run(self: &Arc<Self>, sandbox: &Arc<Sandbox>, prepared: Prepared) -> Outcome {
+        let program = Arc::clone(&prepared.program);
+        match (&*program, prepared.http.clone()) {
+            (Program::Command(_), _) => self.run_command(sandbox, prepared).await,
+            (Program::Http(program), Some(http)) => {
+                let parts = http::Parts {
+                    program: program.clone(),
+                    world: prepared.world,
+                    settings: http,
+                    log: prepared.log,
+                    account: prepared.meters.cpu,
+                    requests: prepared.meters.requests,
+                    threads: self.parts.guests.clone(),
+                    connections: self.parts.connections.clone(),
+                };
+                self.run_server(sandbox, parts).await
+            }
+            // The spec's check has seen to it.
+            (Program::Http(_), None) => Outcome::Refused(not_running(sandbox, "it has no http")),
+        }
+    }
+
+    async fn run_server(&self, sandbox: &Arc<Sandbox>, parts: http::Parts) -> Outcome {
+        let made = tokio::select! {
+            biased;
+            _ = sandbox.stopped() => Err(not_running(sandbox, STOPPED)),
+            made = http::Server::start(parts) => made,
+            why = overdue(sandbox) => Err(not_running(sandbox, &why)),
+        };
+        match made {
+            Err(refusal) => Outcome::Refused(refusal),
+            Ok((server, listeners)) => {
+                self.record_start(sandbox);
+                Outcome::Ended(server.serve(listeners, sandbox).await)
+            }
+        }
+    }
+
+    async fn run_command(self: &Arc<Self>, sandbox: &Arc<Sandbox>, prepared: Prepared) -> Outcome {
         let (registry, its) = (Arc::clone(self), Arc::clone(sandbox));
         let started = move || registry.record_start(&its);
-        let Prepared { program, guest, .. } = prepared;
-        let store = guest.into_store(&self.parts.engine);
-        let guest = async move { program.run(store, started).await };
+        let Prepared {
+            program,
+            world,
+            meters,
+            ..
+        } = prepared;
+        let guest = async move {
+            match &*program {
+                Program::Command(command) => command.run(&world, started).await,
+                Program::Http(_) => unreachable!("a command is run"),
+            }
+        };
         // On threads that only guests compute on, so that whatever they do, this task goes on.
-        let mut task = self.parts.guests.spawn(self.parts.epoch.meter(guest));
+        let mut task = self.parts.guests.spawn(&meters.cpu, guest);
         let (ending, why) = tokio::select! {
             biased;
-            stop = sandbox.stopped() => (Ending::from(stop), "it was stopped while it was starting".to_owned()),
+            stop = sandbox.stopped() => (Ending::from(stop), STOPPED.to_owned()),
             outcome = &mut task => match outcome {
                 Ok(Outcome::Ended(ending)) => {
                     let why = format!("it ended while it was starting: {ending:?}");
@@ -328,8 +386,7 @@ impl Registry {
             }
         }
         if sandbox.give_up() {
-            let text = format!("sandbox {}: {why}", sandbox.id);
-            return Outcome::Refused(Error::new(ErrorReason::Start, text));
+            return Outcome::Refused(not_running(sandbox, &why));
         }
         Outcome::Ended(ending)
     }
@@ -387,6 +444,13 @@ impl Registry {
         }
         self.parts.events.publish(sandbox, Moment::Exited);
     }
+}
+
+/// Why a start came to nothing that was stopped meanwhile.
+const STOPPED: &str = "it was stopped while it was starting";
+
+fn not_running(sandbox: &Sandbox, why: &str) -> Error {
+    Error::new(ErrorReason::Start, format!("sandbox {}: {why}", sandbox.id))
 }
 
 /// Says why when the start has taken too long, and nothing ever when it did not.

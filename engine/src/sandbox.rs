@@ -5,13 +5,16 @@
 //! ```
 //! A sandbox whose start is refused was never one: it leaves the registry from Starting, and nothing of it remains.
 
+use crate::meter::Account;
 use crate::protocol::{self, Error, Exit, SandboxSpec, State};
 use crate::stdin::Stdin;
 use crate::sync::lock;
 use crate::time::Timestamp;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// What can happen to a sandbox.
@@ -57,11 +60,30 @@ fn next(state: State, moment: Moment) -> Result<State, Illegal> {
 /// A request to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A notice; a guest that cannot hear it ends at once.
-    Notice,
+    /// A notice; a guest that cannot hear it ends at once, one that serves at this moment at the latest.
+    Notice(Instant),
     /// No more grace.
     Now,
 }
+
+impl Stop {
+    /// A notice with so much grace; `None` is more than there is time.
+    pub fn notice(grace: Option<Duration>) -> Self {
+        let grace = grace.unwrap_or(LONGEST_GRACE).min(LONGEST_GRACE);
+        Self::Notice(Instant::now() + grace)
+    }
+
+    /// Both requests in one: a later one can only make it harder.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Notice(one), Self::Notice(other)) => Self::Notice(one.min(other)),
+            _ => Self::Now,
+        }
+    }
+}
+
+/// Nobody waits longer, and clocks can count it.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A sandbox that the engine knows.
 pub struct Sandbox {
@@ -96,8 +118,37 @@ struct Facts {
     refusal: Option<Error>,
     exit: Option<Arc<Exit>>,
     stop: Option<Stop>,
+    meters: Option<Meters>,
     /// It was given up before it started, and cannot any more.
     given_up: bool,
+}
+
+/// What counts a sandbox's use.
+#[derive(Clone)]
+pub struct Meters {
+    /// Its CPU time.
+    pub cpu: Arc<Account>,
+    /// Its requests, if it serves any.
+    pub requests: Arc<Requests>,
+}
+
+/// Counted requests of an http guest.
+#[derive(Default)]
+pub struct Requests {
+    /// All that it was given.
+    pub given: AtomicU64,
+    /// Those that came to nothing.
+    pub failed: AtomicU64,
+}
+
+impl Meters {
+    fn read(&self) -> protocol::Usage {
+        protocol::Usage {
+            cpu_nanoseconds: self.cpu.nanoseconds(),
+            requests: self.requests.given.load(Ordering::Relaxed),
+            failures: self.requests.failed.load(Ordering::Relaxed),
+        }
+    }
 }
 
 impl Facts {
@@ -212,9 +263,7 @@ impl Sandbox {
     /// Asks it to end; a later request can only make it harder.
     pub fn stop(&self, stop: Stop) {
         let mut facts = lock(&self.facts);
-        if facts.stop != Some(Stop::Now) {
-            facts.stop = Some(stop);
-        }
+        facts.stop = Some(facts.stop.map_or(stop, |earlier| earlier.and(stop)));
         drop(facts);
         self.stopped.notify_waiters();
     }
@@ -230,14 +279,44 @@ impl Sandbox {
         }
     }
 
+    /// Waits until its grace is over.
+    pub async fn out_of_grace(&self) {
+        loop {
+            let stopped = self.stopped.notified();
+            let until = match lock(&self.facts).stop {
+                Some(Stop::Now) => return,
+                Some(Stop::Notice(until)) => Some(until),
+                None => None,
+            };
+            let over = async {
+                match until {
+                    Some(until) => tokio::time::sleep_until(until.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = over => return,
+                () = stopped => {}
+            }
+        }
+    }
+
+    /// Gives it the account of what it uses.
+    pub fn set_meters(&self, meters: Meters) {
+        lock(&self.facts).meters = Some(meters);
+    }
+
     /// It as clients see it now.
     pub fn document(&self) -> protocol::Sandbox {
         let facts = lock(&self.facts);
-        self.render(
-            facts.state(),
-            facts.started_at,
-            facts.exit.as_deref().cloned(),
-        )
+        protocol::Sandbox {
+            usage: facts.meters.as_ref().map(Meters::read),
+            ..self.render(
+                facts.state(),
+                facts.started_at,
+                facts.exit.as_deref().cloned(),
+            )
+        }
     }
 
     /// It as clients saw it when `moment` had just happened.
@@ -269,6 +348,7 @@ impl Sandbox {
             attempt: self.names.attempt,
             started_at,
             exit,
+            usage: None,
         }
     }
 }

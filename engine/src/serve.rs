@@ -6,6 +6,8 @@ use crate::control::{Control, Identity};
 use crate::disk::Disk;
 use crate::epoch::Epoch;
 use crate::events::Events;
+use crate::http::Connections;
+use crate::meter::Threads;
 use crate::registry::{Parts, Registry};
 use crate::settings;
 use crate::time::Timestamp;
@@ -43,23 +45,37 @@ pub fn serve(directory: &Path) -> Result<()> {
         .build()
         .context("cannot start the runtime")?;
     let guests = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
         .max_blocking_threads(16)
         .thread_name("guests")
         .enable_all()
         .build()
         .context("cannot start the guests' runtime")?;
+    // For those that compute on: a thread per core, and everything else goes before it.
+    let busy = tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(16)
+        .thread_name("busy")
+        .on_thread_start(|| {
+            let _ = rustix::process::nice(19);
+        })
+        .enable_all()
+        .build()
+        .context("cannot start the busy guests' runtime")?;
     // Driven by nobody: it only lends its threads, which come when needed and go when idle.
     let opener = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(OPENERS)
         .thread_name("opener")
         .build()
         .context("cannot start the opener")?;
-    let threads = (guests.handle().clone(), opener.handle().clone());
-    let ended = runtime.block_on(run(listener, budgets, threads));
+    let threads = Threads {
+        fast: guests.handle().clone(),
+        busy: busy.handle().clone(),
+        epoch: Epoch::start().context("cannot start the epoch thread")?,
+    };
+    let ended = runtime.block_on(run(listener, budgets, threads, opener.handle().clone()));
     let _ = rustix::fs::unlinkat(&lock, SOCKET, rustix::fs::AtFlags::empty());
     // Guests and host calls that do not return are left to the process's end.
     guests.shutdown_background();
+    busy.shutdown_background();
     runtime.shutdown_background();
     opener.shutdown_background();
     ended
@@ -68,7 +84,8 @@ pub fn serve(directory: &Path) -> Result<()> {
 async fn run(
     listener: UnixListener,
     budgets: Budgets,
-    (guests, opener): (Handle, Handle),
+    guests: Threads,
+    opener: Handle,
 ) -> Result<()> {
     // Before anything can be started that the signals have to end.
     let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
@@ -108,16 +125,14 @@ async fn run(
     Ok(())
 }
 
-fn build(budgets: Budgets, guests: Handle, opener: Handle) -> Result<Arc<Control>> {
+fn build(budgets: Budgets, guests: Threads, opener: Handle) -> Result<Arc<Control>> {
     let compatibility = settings::compatibility().map_err(anyhow_from)?;
-    let engine = settings::serving().map_err(anyhow_from)?;
     let incarnation: Arc<str> = incarnation().context("cannot make an incarnation")?.into();
     let parts = Parts {
-        epoch: Epoch::start(&engine).context("cannot start the epoch thread")?,
         disk: Disk::start().context("cannot start the disk thread")?,
-        artifacts: Artifacts::new(engine.clone()),
+        artifacts: Artifacts::new(Arc::clone(&guests.epoch)),
+        connections: Connections::new(budgets.connections()),
         events: Arc::new(Events::new(Arc::clone(&incarnation))),
-        engine,
         budgets,
         guests,
         opener,

@@ -1,6 +1,7 @@
 //! What the schema demands of a request and its types cannot.
 
-use crate::protocol::{Error, ErrorReason, SandboxSpec};
+use crate::protocol::{Error, ErrorReason, Kind, SandboxSpec};
+use std::time::Duration;
 
 fn bad_request(message: impl Into<String>) -> Error {
     Error::new(ErrorReason::BadRequest, message)
@@ -49,9 +50,34 @@ pub fn check_spec(spec: &SandboxSpec) -> Result<(), Error> {
             "args and env cannot hold the character NUL, nor env names the character =",
         ));
     }
+    check_http(spec)?;
     if spec.log.max_bytes < 4096 || spec.log.max_files < 2 {
         return Err(bad_request(
             "log.maxBytes is less than 4096, or log.maxFiles less than 2",
+        ));
+    }
+    Ok(())
+}
+
+fn check_http(spec: &SandboxSpec) -> Result<(), Error> {
+    let http = match (spec.kind, &spec.http) {
+        (Kind::Command, None) => return Ok(()),
+        (Kind::Http, Some(http)) => http,
+        (Kind::Command, Some(_)) => return Err(bad_request("a command has no http")),
+        (Kind::Http, None) => return Err(bad_request("a guest of kind http needs http")),
+    };
+    let is_duration = |seconds: f64| Duration::try_from_secs_f64(seconds).is_ok();
+    if http.ports.is_empty() || http.ports.contains(&0) {
+        return Err(bad_request("http.ports is empty, or has the port 0"));
+    }
+    if http.reuse == 0 || http.max_instances == 0 {
+        return Err(bad_request(
+            "http.reuse and http.maxInstances are 1 at least",
+        ));
+    }
+    if !is_duration(http.request_timeout_seconds) || !is_duration(http.lame_duck_seconds) {
+        return Err(bad_request(
+            "http.requestTimeoutSeconds or http.lameDuckSeconds is no duration",
         ));
     }
     Ok(())

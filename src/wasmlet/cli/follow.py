@@ -100,6 +100,7 @@ class Follower:
         self._loss: WasmletError | None = None
         self._readers: dict[str, LogReader] = {}
         self._done: set[str] = set()
+        self._told: set[str] = set()
         self._watched: set[str] = set()
         self._wake = asyncio.Event()
         self._interrupts = 0
@@ -190,10 +191,19 @@ class Follower:
             await asyncio.to_thread(self._write, account)
             self._show(Frame(account=account))  # after what the containers wrote before it
             self.raise_failed_start(account)
+            self._tell_addresses(account)
             self._connect_stdin(account)
             if account.stage == "gone":
                 _tell_lost_engines(account)
                 return process_status(account.exit_code or 0)
+
+    def _tell_addresses(self, account: Account) -> None:
+        """Where it can be reached, once it listens."""
+        for run in account.runs:
+            if run.started and run.sandbox not in self._told:
+                self._told.add(run.sandbox)
+                for address in run.serves:
+                    click.echo(f"http://{address}/", err=True)
 
     def _watch_logs(self, inotify: Inotify, account: Account) -> None:
         from asyncinotify import Mask

@@ -39,7 +39,7 @@ class Progress(Document):
 
 
 class Run(Document):
-    """One attempt of a container, with what a terminal needs to follow it."""
+    """One attempt of a container, with what a terminal needs to follow it; `serves` as in its facts."""
 
     container: str
     attempt: int
@@ -48,6 +48,7 @@ class Run(Document):
     engine_socket: str
     started: bool
     exit_code: int | None
+    serves: list[str] = []
 
 
 class Account(Document):

@@ -54,6 +54,7 @@ class Attempt(Fact):
     `probed_ready` are the last verdicts of the startup and readiness probes, so that they outlive the agent.
     `post_started_at`: the postStart hook is done, well or not. `is_outdated`: the pod wants another image by now.
     The termination message is read from `termination_path` below `termination_root` ("" when there is no file).
+    `serves` has `HOST:PORT` of each port on which it serves HTTP.
     """
 
     number: int
@@ -69,6 +70,7 @@ class Attempt(Fact):
     message: str = ""
     termination_root: str = ""
     termination_path: str = ""
+    serves: list[str] = []
     stopping: Stopping | None = None
     post_started_at: float | None = None
     is_outdated: bool = False

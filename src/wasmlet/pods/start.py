@@ -23,7 +23,7 @@ from wasmlet.images.layouts import LINUX_IMAGE
 from wasmlet.images.library import Image
 from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
-from wasmlet.pods import demands, environment, facts, hosts, plan, restarts
+from wasmlet.pods import demands, environment, facts, hosts, plan, restarts, serving
 from wasmlet.pods.accounts import Progress
 from wasmlet.pods.facts import Attempt, Failure
 from wasmlet.pods.handlers import ISOLATED
@@ -56,6 +56,14 @@ _OWN_REASONS = ("ErrImageNeverPull", "InvalidImageName", environment.REASON)
 
 
 @dataclass(frozen=True)
+class _Program:
+    """What an engine maps, and as what it runs (`protocol.Compiled.kind`)."""
+
+    artifact: protocol.Artifact
+    kind: str
+
+
+@dataclass(frozen=True)
 class _Plan:
     """Everything a sandbox needs but for the engine that it goes to."""
 
@@ -65,7 +73,7 @@ class _Plan:
     working_dir: str
     mounts: list[protocol.Mount]
     termination: TerminationFile | None
-    compiled: Mapping[str, protocol.Artifact] = field(default_factory=dict)
+    compiled: Mapping[str, _Program] = field(default_factory=dict)
 
 
 class _StageError(Exception):
@@ -133,7 +141,7 @@ class Starter:
         with _stage("image"):
             image = await self._image(container)
         with _stage("create"):
-            artifact = await self._artifact(container, image)
+            compatibility, program = await self._program(container, image)
         with _stage("config"):
             variables = await self._environment(container, image)
             command = environment.build_command(
@@ -155,7 +163,7 @@ class Starter:
                 for each in made.mounts
             ],
             termination=made.termination,
-            compiled={artifact[0]: artifact[1]},
+            compiled={compatibility: program},
         )
 
     async def _image(self, container: Container) -> Image:
@@ -203,7 +211,7 @@ class Starter:
                 self._worker.tell("Warning", "FailedToRetrieveImagePullSecret", text)
         return found
 
-    async def _artifact(self, container: Container, image: Image) -> tuple[str, protocol.Artifact]:
+    async def _program(self, container: Container, image: Image) -> tuple[str, _Program]:
         """The artifact for engines of the present compatibility, under that value."""
         handle = await self._rooms.engines.acquire(self._pool_key())
         compatibility = handle.engine.compatibility
@@ -214,10 +222,10 @@ class Starter:
             )
             self._rooms.listener.progress(self._worker.bundle.uid, news)
 
-        artifact, _ = await self._rooms.artifacts.ensure(
+        artifact, compiled = await self._rooms.artifacts.ensure(
             image.module, digest=image.digest, compatibility=compatibility, on_compile=on_compile
         )
-        return compatibility, artifact
+        return compatibility, _Program(artifact, compiled.kind)
 
     def _pool_key(self) -> PoolKey:
         """Pods with other people's directories, and those that ask for it, get an engine of their own (design 1, 3)."""
@@ -292,11 +300,12 @@ class Starter:
         with _stage("create"):
             for _ in range(ENGINE_TRIES):
                 handle = await self._rooms.engines.acquire(self._pool_key())
-                artifact = prepared.compiled.get(handle.engine.compatibility)
-                if artifact is None:
-                    _, artifact = await self._artifact(container, prepared.image)
-                attempt = self._save_attempt(container, number, prepared, engine=handle.record.id)
-                spec = self._spec(container, number, prepared, artifact)
+                program = prepared.compiled.get(handle.engine.compatibility)
+                if program is None:
+                    _, program = await self._program(container, prepared.image)
+                http = self._http(container, program)
+                attempt = self._save_attempt(container, number, prepared, http, engine=handle.record.id)
+                spec = self._spec(container, number, prepared, program, http)
                 try:
                     sandbox = await self._rooms.engines.put(attempt.id, spec, engine=handle.record.id)
                 except EngineBusyError:
@@ -306,7 +315,7 @@ class Starter:
                 except WasmletError as error:
                     self._drop_attempt(container, attempt)
                     if error.reason == "Artifact":
-                        self._rooms.artifacts.discard(artifact)
+                        self._rooms.artifacts.discard(program.artifact)
                     raise
                 if sandbox.started_at is not None:
                     attempt.started_at = clock.from_text(sandbox.started_at)
@@ -314,7 +323,9 @@ class Starter:
             self._drop_attempt(container, attempt)
             raise WasmletError(f"{ENGINE_TRIES} engines refused {container.name}: their budgets are used up")
 
-    def _save_attempt(self, container: Container, number: int, prepared: _Plan, *, engine: str) -> Attempt:
+    def _save_attempt(
+        self, container: Container, number: int, prepared: _Plan, http: protocol.Http | None, *, engine: str
+    ) -> Attempt:
         own = self._worker.facts.container(container.name)
         now, back_off = self._rooms.clock(), self._rooms.settings.back_off
         if own.last is not None and own.last.number == number:
@@ -330,6 +341,7 @@ class Starter:
             image_id=prepared.image.image_id,
             termination_root=str(prepared.termination.root) if prepared.termination else "",
             termination_path=prepared.termination.relative if prepared.termination else "",
+            serves=serving.addresses(http),
         )
         own.attempts.append(attempt)
         self._worker.save_facts()
@@ -351,18 +363,20 @@ class Starter:
             log.unlink(missing_ok=True)
 
     def _spec(
-        self, container: Container, number: int, prepared: _Plan, artifact: protocol.Artifact
+        self, container: Container, number: int, prepared: _Plan, program: _Program, http: protocol.Http | None
     ) -> protocol.SandboxSpec:
         pod, places = self._worker.bundle.pod, self._worker.places
         of_pod = pod.spec.resources.limits if pod.spec.resources is not None else {}
-        limit = container.resources.limits.get("memory", of_pod.get("memory"))
+        limits = {**of_pod, **container.resources.limits}
         return protocol.SandboxSpec(
             pod_uid=pod.metadata.uid,
             pod_namespace=pod.metadata.namespace,
             pod_name=pod.metadata.name,
             container=container.name,
             attempt=number,
-            artifact=artifact,
+            artifact=program.artifact,
+            kind=program.kind,
+            http=http,
             args=prepared.args,
             env=prepared.env,
             working_dir=prepared.working_dir,
@@ -371,8 +385,13 @@ class Starter:
             stdin_once=container.stdin_once,
             log=protocol.Log(path=str(places.log_file(container.name, number)), lossless=self._worker.bundle.attached),
             exit_file=str(places.exit_file(container.name, number)),
-            memory_limit_bytes=None if limit is None else quantity.ceil(limit),
+            memory_limit_bytes=quantity.ceil(limits["memory"]) if "memory" in limits else None,
+            cpu_quota_millicores=_millicores(limits["cpu"]) if "cpu" in limits else None,
         )
+
+    def _http(self, container: Container, program: _Program) -> protocol.Http | None:
+        pod, pod_ip = self._worker.bundle.pod, self._worker.facts.pod_ip
+        return serving.http(pod, container, kind=program.kind, pod_ip=pod_ip)
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
@@ -423,6 +442,11 @@ def _named(volume: Volume) -> Iterator[None]:
     except OSError as error:
         about = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         raise WasmletError(text + about, hint="see to the node's disk") from error
+
+
+def _millicores(cpu: quantity.Quantity) -> int | None:
+    """A CPU limit for the engine; a limit of 0 is none, as with Linux containers."""
+    return quantity.ceil_divided(cpu, "1m") or None
 
 
 def pull_policy(container: Container) -> Literal["Always", "IfNotPresent", "Never"]:

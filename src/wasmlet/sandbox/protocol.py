@@ -78,6 +78,18 @@ class Log(Document, frozen=True, kw_only=True):
     lossless: bool = False
 
 
+class Http(Document, frozen=True, kw_only=True):
+    """Where and how a guest of kind http serves; the engine's defaults stand where a field is left out."""
+
+    address: str
+    ports: list[int]
+    reuse: int = 1
+    max_instances: int = 100
+    max_queued: int = 1000
+    request_timeout_seconds: float = 30.0
+    lame_duck_seconds: float = 1.0
+
+
 class SandboxSpec(Document, frozen=True, kw_only=True):
     """All an engine needs to start one container."""
 
@@ -87,6 +99,8 @@ class SandboxSpec(Document, frozen=True, kw_only=True):
     container: str
     attempt: int
     artifact: Artifact
+    kind: str = "command"
+    http: Http | None = None
     args: list[str]
     env: list[EnvVar] = []
     working_dir: str = "/"
@@ -96,6 +110,7 @@ class SandboxSpec(Document, frozen=True, kw_only=True):
     log: Log
     exit_file: str
     memory_limit_bytes: int | None = None
+    cpu_quota_millicores: int | None = None
 
 
 class Exit(Document, frozen=True, kw_only=True):
@@ -111,6 +126,14 @@ class Exit(Document, frozen=True, kw_only=True):
     incarnation: str
 
 
+class Usage(Document, frozen=True, kw_only=True):
+    """What a sandbox has used since it started."""
+
+    cpu_nanoseconds: int
+    requests: int
+    failures: int
+
+
 class Sandbox(Document, frozen=True, kw_only=True):
     """A sandbox as the engine sees it."""
 
@@ -123,6 +146,7 @@ class Sandbox(Document, frozen=True, kw_only=True):
     attempt: int
     started_at: str | None = None
     exit: Exit | None = None
+    usage: Usage | None = None
 
 
 class SandboxList(Document, frozen=True, kw_only=True):

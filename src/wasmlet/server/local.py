@@ -206,6 +206,7 @@ class LocalServer:
                     engine_socket=str(self._engines / attempt.engine / ENGINE_SOCKET_NAME),
                     started=attempt.started_at is not None,
                     exit_code=attempt.exit_code if attempt.finished_at is not None else None,
+                    serves=attempt.serves,
                 )
                 for name, each in own.items()
                 for attempt in each.attempts

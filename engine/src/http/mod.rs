@@ -1,0 +1,163 @@
+//! Guests that serve HTTP: their listeners and connections, an instance for each request, their end.
+//!
+//! - `listen`: sockets and connections; `request`: from a request to its answer; `body`: what goes each way
+//! - `instances`: those at work, those kept for another request, and who waits for one; `health`: whether it is worth
+//!   going on
+
+mod body;
+mod health;
+mod instances;
+mod listen;
+mod request;
+
+pub use listen::Connections;
+
+use crate::exit::Ending;
+use crate::guest::{Guest, World};
+use crate::log::Log;
+use crate::meter::{Account, Owned, Threads};
+use crate::protocol::{self, Error};
+use crate::sandbox::{Requests, Sandbox, Stop};
+use health::Health;
+use instances::Instances;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, watch};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// How long connections may take to send what is left when the last answer is made.
+const FLUSH: Duration = Duration::from_millis(500);
+
+/// How long interrupted guests may take to be unwound.
+const UNWIND: Duration = Duration::from_millis(500);
+
+/// Where a server is in its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    /// Everything is taken.
+    Serving,
+    /// Everything is taken still, but each connection is told that it is the last request.
+    LameDuck,
+    /// Nothing new is taken.
+    Draining,
+    /// What is left is dropped.
+    Over,
+}
+
+/// What a server is made of.
+pub struct Parts {
+    /// The guest.
+    pub program: ProxyPre<Guest>,
+    /// What its instances see.
+    pub world: World,
+    /// Where and how it serves.
+    pub settings: protocol::Http,
+    /// Where its output goes.
+    pub log: Arc<Log>,
+    /// What it computes.
+    pub account: Arc<Account>,
+    /// What it is asked.
+    pub requests: Arc<Requests>,
+    /// Where it computes.
+    pub threads: Threads,
+    /// Bounds the connections of the whole engine.
+    pub connections: Connections,
+}
+
+/// One container's server.
+pub struct Server {
+    parts: Parts,
+    instances: Instances,
+    health: Health,
+    phase: watch::Sender<Phase>,
+    /// Requests whose answers are not over.
+    open: AtomicUsize,
+    /// Wakes who waits for the last of them.
+    closed: Notify,
+}
+
+impl Server {
+    /// Makes an instance for trial, and listens. The server takes connections from [`Server::serve`] on.
+    pub async fn start(parts: Parts) -> Result<(Arc<Self>, Vec<TcpListener>), Error> {
+        let trial = request::trial(&parts).await?;
+        let listeners = listen::bind(&parts)?;
+        let instances = Instances::new(&parts.settings, parts.world.memory_limit(), trial);
+        let server = Self {
+            parts,
+            instances,
+            health: Health::default(),
+            phase: watch::Sender::new(Phase::Serving),
+            open: AtomicUsize::new(0),
+            closed: Notify::new(),
+        };
+        Ok((Arc::new(server), listeners))
+    }
+
+    /// Serves until the sandbox is stopped or the guest is not worth it.
+    pub async fn serve(self: Arc<Self>, listeners: Vec<TcpListener>, sandbox: &Sandbox) -> Ending {
+        let accepting: Vec<Owned<()>> = listeners
+            .into_iter()
+            .map(|listener| {
+                let accepting = Arc::clone(&self).accept(listener);
+                Owned::new(self.parts.threads.fast.spawn(accepting))
+            })
+            .collect();
+        let ending = tokio::select! {
+            biased;
+            ending = self.health.given_up() => ending,
+            stop = sandbox.stopped() => self.end(stop, sandbox).await,
+        };
+        self.phase.send_replace(Phase::Draining);
+        if ending != Ending::Killed {
+            // The last answers are on their way.
+            let _ = tokio::time::timeout(FLUSH, self.phase.closed()).await;
+        }
+        self.phase.send_replace(Phase::Over);
+        let gone = async {
+            // The ports are free for the next attempt.
+            futures::future::join_all(accepting).await;
+            self.instances.all_back().await;
+        };
+        let _ = tokio::time::timeout(UNWIND, gone).await;
+        ending
+    }
+
+    /// Lame duck, then what is in flight; as long as the grace lasts.
+    async fn end(&self, stop: Stop, sandbox: &Sandbox) -> Ending {
+        let gentle = async {
+            if let Stop::Notice(until) = stop {
+                let grace = until.saturating_duration_since(Instant::now());
+                let lame_duck = seconds(self.parts.settings.lame_duck_seconds).min(grace / 2);
+                self.phase.send_replace(Phase::LameDuck);
+                tokio::time::sleep(lame_duck).await;
+            }
+            self.phase.send_replace(Phase::Draining);
+            self.instances.all_back().await;
+            self.all_closed().await;
+        };
+        tokio::select! {
+            biased;
+            () = sandbox.out_of_grace() => return Ending::Killed,
+            () = gentle => {}
+        }
+        Ending::Code(0)
+    }
+
+    /// Waits until every answer is over.
+    async fn all_closed(&self) {
+        loop {
+            let closed = self.closed.notified();
+            if self.open.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            closed.await;
+        }
+    }
+}
+
+/// A duration that the spec's check has seen.
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}

@@ -1,0 +1,341 @@
+//! From a request to its answer: a permit, an instance, a call, and who is told when it fails.
+
+use crate::command::not_started;
+use crate::exit::Ending;
+use crate::guest::Guest;
+use crate::http::body::{Answer, GuestBody};
+use crate::http::instances::Instance;
+use crate::http::{Parts, Phase, Server, seconds};
+use crate::meter::Owned;
+use crate::protocol::{Error, ErrorReason};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HOST, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use wasmtime::{PoolConcurrencyLimitError, Result, Store};
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+
+/// Of a request's path this much is logged.
+const PATH_CHARACTERS: usize = 200;
+
+/// What a guest answers.
+type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
+
+/// One request, from its head to the end of the guest's work for it.
+pub struct Exchange {
+    method: Method,
+    uri: Uri,
+    begin: Instant,
+    is_answered: AtomicBool,
+    /// Milliseconds from the beginning to the last part of the answer.
+    progress: AtomicU64,
+    failure: OnceLock<Failure>,
+}
+
+/// Why a request came to nothing.
+#[derive(Clone, Debug)]
+enum Failure {
+    /// The guest did what it may not, or there is no instance of it.
+    Ended(Ending),
+    /// It returned without an answer.
+    Silent,
+    /// It answered with an error of its own.
+    Refused(String),
+    /// Its time was over.
+    Late,
+    /// No room for another instance in this engine.
+    NoRoom,
+    /// The sandbox was ended.
+    Stopped,
+}
+
+/// An answer that is not over.
+pub struct Open(Arc<Server>);
+
+impl Open {
+    fn new(server: &Arc<Server>) -> Self {
+        server.open.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(server))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if self.0.open.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.0.closed.notify_waiters();
+        }
+    }
+}
+
+/// Makes an instance and drops it; gives the bytes of its memory.
+pub async fn trial(parts: &Parts) -> Result<u64, Error> {
+    let store = parts.world.guest().into_store(parts.program.engine());
+    let program = parts.program.clone();
+    let guest = async move {
+        let mut store = store;
+        let made = program.instantiate_async(&mut store).await;
+        made.map(|_| store.data().memory_bytes())
+            .map_err(|error| not_started(&error))
+    };
+    match parts.threads.spawn(&parts.account, guest).await {
+        Ok(made) => made,
+        Err(_) => Err(Error::new(
+            ErrorReason::Start,
+            "the engine panicked in a host call of this guest",
+        )),
+    }
+}
+
+impl Server {
+    /// Answers one request.
+    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
+        let version = request.version();
+        let mut response = match refuse(&request) {
+            Some(refusal) => refusal,
+            None => Arc::clone(&self).ask(request).await,
+        };
+        if version <= Version::HTTP_11 && *self.phase.borrow() != Phase::Serving {
+            response
+                .headers_mut()
+                .insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    async fn ask(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
+        let open = Open::new(&self);
+        self.parts.requests.given.fetch_add(1, Ordering::Relaxed);
+        let exchange = Arc::new(Exchange::new(&request));
+        let limit = seconds(self.parts.settings.request_timeout_seconds);
+        let Ok(permit) = self.instances.enter(exchange.begin + limit).await else {
+            return too_many("too many requests wait already");
+        };
+        let (send, head) = oneshot::channel();
+        let work = Arc::clone(&self).work(request, Arc::clone(&exchange), send, permit, limit);
+        let guest = Owned::new(tokio::spawn(work));
+        match head.await {
+            Ok(Ok(response)) => GuestBody::wrap(response, exchange, guest, open),
+            _ => {
+                guest.detach();
+                exchange.failure.get().unwrap_or(&Failure::Silent).answer()
+            }
+        }
+    }
+
+    /// Runs the guest for one request, within its time, and notes what became of it.
+    async fn work(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+        head: oneshot::Sender<Head>,
+        permit: OwnedSemaphorePermit,
+        limit: Duration,
+    ) {
+        let call = Arc::clone(&self).call(request, Arc::clone(&exchange), head, permit);
+        {
+            let guest = self
+                .parts
+                .threads
+                .drive(&self.parts.account, Box::pin(call));
+            let mut guest = std::pin::pin!(guest);
+            let mut phase = self.phase.subscribe();
+            tokio::select! {
+                biased;
+                () = &mut guest => {}
+                () = exchange.overdue(limit) => exchange.fail(Failure::Late),
+                _ = phase.wait_for(|it| *it == Phase::Over) => exchange.fail(Failure::Stopped),
+            }
+        }
+        match exchange.failure.get() {
+            None => self.health.note_success(),
+            Some(failure) => self.note(&exchange, failure, limit),
+        }
+    }
+
+    /// The guest's part: everything in here is counted as its computing.
+    async fn call(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        exchange: Arc<Exchange>,
+        head: oneshot::Sender<Head>,
+        permit: OwnedSemaphorePermit,
+    ) {
+        // Given back when the instance is gone, and so declared before it.
+        let _permit = permit;
+        let mut instance = match self.instances.take() {
+            Some(instance) => instance,
+            None => match self.instantiate().await {
+                Ok(instance) => instance,
+                Err(failure) => return exchange.fail(failure),
+            },
+        };
+        instance.served += 1;
+        let called = instance.call(request, &exchange, head).await;
+        match called {
+            Err(error) => exchange.fail(Failure::Ended(Ending::from_error(&error))),
+            Ok(()) if !exchange.is_answered.load(Ordering::Relaxed) => {
+                exchange.fail(Failure::Silent);
+            }
+            Ok(()) => self.instances.give_back(instance),
+        }
+    }
+
+    async fn instantiate(&self) -> Result<Instance, Failure> {
+        let program = &self.parts.program;
+        let mut store = self.parts.world.guest().into_store(program.engine());
+        match program.instantiate_async(&mut store).await {
+            Ok(proxy) => Ok(Instance {
+                store,
+                proxy,
+                served: 0,
+            }),
+            Err(error) if error.is::<PoolConcurrencyLimitError>() => Err(Failure::NoRoom),
+            Err(error) => Err(Failure::Ended(Ending::from_error(&error))),
+        }
+    }
+
+    fn note(&self, exchange: &Exchange, failure: &Failure, limit: Duration) {
+        let why = match failure {
+            Failure::Stopped => return,
+            Failure::Ended(ending) => ending.clone().verdict().message,
+            Failure::Silent => "the guest returned without an answer".to_owned(),
+            Failure::Refused(code) => format!("the guest answered with an error: {code}"),
+            Failure::Late => format!("the guest took longer than {} s", limit.as_secs_f64()),
+            Failure::NoRoom => "the engine has no room for another instance".to_owned(),
+        };
+        self.parts.requests.failed.fetch_add(1, Ordering::Relaxed);
+        let path: String = exchange.uri.path().chars().take(PATH_CHARACTERS).collect();
+        let method = &exchange.method;
+        self.parts
+            .log
+            .note(&format!("wasmlet: {method} {path} failed: {why}"));
+        match failure {
+            Failure::Ended(ending) => self.health.note_trap(ending.clone()),
+            Failure::Refused(_) => self.health.note_success(),
+            _ => {}
+        }
+    }
+}
+
+impl Instance {
+    async fn call(
+        &mut self,
+        request: Request<Incoming>,
+        exchange: &Arc<Exchange>,
+        head: oneshot::Sender<Head>,
+    ) -> Result<()> {
+        let store: &mut Store<Guest> = &mut self.store;
+        let mut http = store.data_mut().http();
+        let incoming = http.new_incoming_request(Scheme::Http, request)?;
+        let answered = Arc::clone(exchange);
+        let out = http.new_response_outparam_from_callback(move |answer| {
+            answered.is_answered.store(true, Ordering::Relaxed);
+            answered.note_progress();
+            if let Err(code) = &answer {
+                answered.fail(Failure::Refused(format!("{code:?}")));
+            }
+            // A client that has gone needs no answer.
+            let _ = head.send(answer);
+        })?;
+        self.proxy
+            .wasi_http_incoming_handler()
+            .call_handle(store, incoming, out)
+            .await
+    }
+}
+
+impl Exchange {
+    fn new(request: &Request<Incoming>) -> Self {
+        Self {
+            method: request.method().clone(),
+            uri: request.uri().clone(),
+            begin: Instant::now(),
+            is_answered: AtomicBool::new(false),
+            progress: AtomicU64::new(0),
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// Whether it was asked for the head alone.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::HEAD
+    }
+
+    /// Whether the guest failed it.
+    pub fn has_failed(&self) -> bool {
+        self.failure.get().is_some()
+    }
+
+    /// A part of the answer goes out now.
+    pub fn note_progress(&self) {
+        let elapsed = u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// The first reason is the one.
+    fn fail(&self, failure: Failure) {
+        let _ = self.failure.set(failure);
+    }
+
+    /// Waits until nothing has come for so long.
+    async fn overdue(&self, limit: Duration) {
+        loop {
+            let progress = self.progress.load(Ordering::Relaxed);
+            let deadline = self.begin + Duration::from_millis(progress) + limit;
+            if deadline <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(deadline.into()).await;
+        }
+    }
+}
+
+impl Failure {
+    /// What the client hears: no more than the kind of failure.
+    fn answer(&self) -> Response<Answer> {
+        match self {
+            Self::Ended(Ending::OutOfMemory(_)) => Answer::own(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the guest ran out of memory",
+            ),
+            Self::Ended(_) => Answer::own(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed"),
+            Self::Refused(_) => Answer::own(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the guest answered with an error",
+            ),
+            Self::Silent => Answer::own(StatusCode::BAD_GATEWAY, "the guest gave no answer"),
+            Self::Late => Answer::own(StatusCode::GATEWAY_TIMEOUT, "the guest took too long"),
+            Self::NoRoom => too_many("the engine has no room for another instance"),
+            Self::Stopped => Answer::own(StatusCode::SERVICE_UNAVAILABLE, "the guest was stopped"),
+        }
+    }
+}
+
+fn too_many(text: &str) -> Response<Answer> {
+    let mut response = Answer::own(StatusCode::SERVICE_UNAVAILABLE, text);
+    response
+        .headers_mut()
+        .insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// Answers what no guest can be asked.
+fn refuse(request: &Request<Incoming>) -> Option<Response<Answer>> {
+    if request.method() == Method::CONNECT {
+        return Some(Answer::own(
+            StatusCode::NOT_IMPLEMENTED,
+            "CONNECT is not served",
+        ));
+    }
+    let has_host = request
+        .headers()
+        .get(HOST)
+        .is_some_and(|host| host.to_str().is_ok());
+    (request.uri().authority().is_none() && !has_host)
+        .then(|| Answer::own(StatusCode::BAD_REQUEST, "the header Host is missing"))
+}

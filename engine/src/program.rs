@@ -1,0 +1,70 @@
+//! What the host gives to guests, and guests with all their imports found. One linker a kind.
+
+use crate::command::Command;
+use crate::exit::ProcessExit;
+use crate::guest::Guest;
+use crate::protocol::Kind;
+use wasmtime::component::{self, Component};
+use wasmtime::{Engine, Linker, Module, Result, Store};
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::{p0, p1, p2};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+/// The import modules of the two first WASI releases.
+pub const P0: &str = "wasi_unstable";
+/// See [`P0`].
+pub const P1: &str = "wasi_snapshot_preview1";
+
+/// A guest that can be instantiated many times.
+pub enum Program {
+    /// Runs once until it returns.
+    Command(Command),
+    /// Serves requests.
+    Http(ProxyPre<Guest>),
+}
+
+/// What the guests of one wasmtime engine can import.
+pub struct Linkers {
+    module: Linker<Guest>,
+    component: component::Linker<Guest>,
+}
+
+impl Linkers {
+    /// All of WASI p0, p1 and p2, `wasi:http` and `wasi:config`.
+    pub fn new(engine: &Engine) -> Result<Self> {
+        let mut module = Linker::new(engine);
+        p0::add_to_linker_async(&mut module, Guest::p1)?;
+        p1::add_to_linker_async(&mut module, Guest::p1)?;
+        module.allow_shadowing(true);
+        for wasi in [P0, P1] {
+            module.func_wrap(wasi, "proc_exit", |code: u32| -> Result<()> {
+                Err(ProcessExit(code).into())
+            })?;
+        }
+        let mut component = component::Linker::new(engine);
+        p2::add_to_linker_async(&mut component)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
+        wasmtime_wasi_config::add_to_linker(&mut component, Guest::config)?;
+        Ok(Self { module, component })
+    }
+
+    /// Finds a module's imports.
+    pub fn module(&self, module: &Module) -> Result<Program> {
+        let found = self.module.instantiate_pre(module)?;
+        Ok(Program::Command(Command::Module(found)))
+    }
+
+    /// Finds a component's imports and what its kind exports.
+    pub fn component(&self, component: &Component, kind: Kind) -> Result<Program> {
+        let found = self.component.instantiate_pre(component)?;
+        Ok(match kind {
+            Kind::Command => Program::Command(Command::Component(CommandPre::new(found)?)),
+            Kind::Http => Program::Http(ProxyPre::new(found)?),
+        })
+    }
+
+    /// Whether core modules can import this.
+    pub fn defines(&self, store: &mut Store<Guest>, module: &str, name: &str) -> bool {
+        self.module.get(store, module, name).is_ok()
+    }
+}

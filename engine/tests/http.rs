@@ -1,0 +1,566 @@
+//! Guests that serve HTTP: their answers, their limits, their end.
+
+mod support;
+
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use support::{Engine, Program};
+
+const GUEST: &[u8] = include_bytes!("../../tests/http-guest/http-guest.wasm");
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One engine with one http sandbox, whose id is `web`.
+struct Site {
+    engine: Engine,
+    program: Program,
+    address: String,
+}
+
+struct Reply {
+    status: u16,
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Reply {
+    fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).expect("text")
+    }
+}
+
+/// Nobody else's: tests of one process count, processes differ.
+fn own_address() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    format!(
+        "127.{}.{}.{count}",
+        128 + process / 256 % 100,
+        process % 256
+    )
+}
+
+impl Site {
+    fn start(http: Value) -> Self {
+        Self::start_with(http, |_| {})
+    }
+
+    fn start_with(http: Value, change: impl FnOnce(&mut Value)) -> Self {
+        let engine = Engine::start();
+        let program = Program::compile(engine.directory.path(), GUEST);
+        let address = own_address();
+        let site = Self {
+            engine,
+            program,
+            address,
+        };
+        let mut spec = site.spec(http);
+        change(&mut spec);
+        let answer = site.engine.put("web", &spec);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        site
+    }
+
+    fn spec(&self, http: Value) -> Value {
+        let mut spec = self.engine.spec("web", &self.program);
+        spec["kind"] = json!("http");
+        spec["http"] = json!({"address": self.address, "ports": [8080]});
+        for (name, value) in http.as_object().expect("object") {
+            spec["http"][name] = value.clone();
+        }
+        spec
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect((self.address.as_str(), 8080)).expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        stream
+    }
+
+    fn ask(&self, path: &str) -> TcpStream {
+        let mut stream = self.connect();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n"
+        )
+        .expect("send");
+        stream
+    }
+
+    fn get(&self, path: &str) -> Reply {
+        reply(&mut BufReader::new(self.ask(path)))
+    }
+
+    fn usage(&self) -> Value {
+        self.engine.get("/sandboxes/web").body["usage"].clone()
+    }
+
+    fn log(&self) -> String {
+        self.engine.log_lines("web").join("\n")
+    }
+
+    fn wait_for_log(&self, part: &str) {
+        eventually(part, || self.log().contains(part));
+    }
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads one answer; an answer that breaks off has what came of its body.
+fn reply(reader: &mut BufReader<TcpStream>) -> Reply {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).expect("head") > 0, "{head:?}");
+    }
+    let status = head
+        .split(' ')
+        .nth(1)
+        .expect("status")
+        .parse()
+        .expect("status");
+    let lower = head.to_lowercase();
+    let mut body = Vec::new();
+    if lower.contains("transfer-encoding: chunked") {
+        loop {
+            let mut size = String::new();
+            if reader.read_line(&mut size).unwrap_or(0) == 0 {
+                break;
+            }
+            let size = usize::from_str_radix(size.trim(), 16).expect("size");
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).expect("chunk");
+            if size == 0 {
+                break;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    } else if let Some(length) = lower.split("content-length: ").nth(1) {
+        let length: usize = length
+            .lines()
+            .next()
+            .expect("length")
+            .parse()
+            .expect("length");
+        body.resize(length, 0);
+        reader.read_exact(&mut body).expect("body");
+    }
+    Reply { status, head, body }
+}
+
+#[test]
+fn the_compiler_tells_the_kind() {
+    let directory = tempfile::tempdir().expect("directory");
+    let document = Program::compile(directory.path(), GUEST).document;
+    assert_eq!(
+        (&document["kind"], &document["format"], &document["wasi"]),
+        (&json!("http"), &json!("component"), &json!("p2"))
+    );
+}
+
+#[test]
+fn requests_are_answered() {
+    let site = Site::start(json!({"ports": [8080, 9090]}));
+    let hello = site.get("/");
+    assert_eq!(
+        (hello.status, hello.text().as_str()),
+        (200, "Hello from wasmlet!\n")
+    );
+    assert!(
+        hello.head.contains("content-type: text/plain"),
+        "{}",
+        hello.head
+    );
+    assert!(TcpStream::connect((site.address.as_str(), 9090)).is_ok());
+    let mut kept = BufReader::new(site.connect());
+    // Two at once, and the answers come in order.
+    write!(
+        kept.get_mut(),
+        "GET /count HTTP/1.1\r\nHost: g\r\n\r\nGET /env HTTP/1.1\r\nHost: g\r\n\r\n"
+    )
+    .expect("send");
+    assert_eq!(reply(&mut kept).text(), "1");
+    assert_eq!(reply(&mut kept).text(), "");
+    write!(kept.get_mut(), "HEAD /count HTTP/1.1\r\nHost: g\r\n\r\n").expect("send");
+    let mut line = String::new();
+    kept.read_line(&mut line).expect("line");
+    assert_eq!(line, "HTTP/1.1 200 OK\r\n");
+    let usage = site.usage();
+    assert_eq!(
+        (&usage["requests"], &usage["failures"]),
+        (&json!(4), &json!(0))
+    );
+    assert!(usage["cpuNanoseconds"].as_u64().expect("number") > 0);
+}
+
+#[test]
+fn the_guests_world_is_the_containers() {
+    let site = Site::start_with(json!({}), |spec| {
+        let data = spec["exitFile"]
+            .as_str()
+            .expect("path")
+            .replace("web.json", "data");
+        std::fs::create_dir(&data).expect("directory");
+        std::fs::write(format!("{data}/file"), "content").expect("file");
+        spec["env"] = json!([{"name": "A", "value": "1"}]);
+        spec["mounts"] = json!([{"hostPath": data, "guestPath": "/data", "readOnly": true}]);
+    });
+    assert_eq!(site.get("/env").text(), "A=1");
+    assert_eq!(site.get("/file").text(), "content");
+    assert_eq!(site.get("/log").text(), "logged");
+    site.wait_for_log("stderr F a line of stderr");
+    site.wait_for_log("stdout F a line of stdout");
+}
+
+#[test]
+fn bodies_stream_both_ways() {
+    let site = Site::start(json!({}));
+    let mut stream = site.connect();
+    write!(
+        stream,
+        "POST /echo HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    .expect("send");
+    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+    let mut head = String::new();
+    for (number, chunk) in ["one", "two", "six"].iter().enumerate() {
+        write!(stream, "3\r\n{chunk}\r\n").expect("send");
+        if number == 0 {
+            while !head.ends_with("\r\n\r\n") {
+                reader.read_line(&mut head).expect("head");
+            }
+        }
+        // The answer comes before the request has ended.
+        let mut echoed = [0; 8];
+        reader.read_exact(&mut echoed).expect("chunk");
+        assert_eq!(&echoed, format!("3\r\n{chunk}\r\n").as_bytes());
+    }
+    write!(stream, "0\r\n\r\n").expect("send");
+    let mut rest = [0; 5];
+    reader.read_exact(&mut rest).expect("end");
+    assert_eq!(&rest, b"0\r\n\r\n");
+}
+
+#[test]
+fn large_bodies_take_no_memory() {
+    const BYTES: usize = 256 << 20;
+    let site = Site::start(json!({}));
+    assert_eq!(site.get("/").status, 200);
+    let before = site.engine.memory_kib("VmRSS:");
+    let mut stream = site.connect();
+    write!(
+        stream,
+        "POST /drain HTTP/1.1\r\nHost: g\r\nContent-Length: {BYTES}\r\n\r\n"
+    )
+    .expect("send");
+    let part = vec![b'x'; 1 << 20];
+    for _ in 0..BYTES / part.len() {
+        stream.write_all(&part).expect("send");
+    }
+    assert_eq!(reply(&mut BufReader::new(stream)).text(), BYTES.to_string());
+    // A client that takes nothing for a while.
+    let slow = site.ask(&format!("/stream?{BYTES}"));
+    std::thread::sleep(Duration::from_millis(300));
+    let after = site.engine.memory_kib("VmRSS:");
+    assert!(after < before + 32 * 1024, "{before} {after}");
+    assert_eq!(reply(&mut BufReader::new(slow)).body.len(), BYTES);
+}
+
+#[test]
+fn failures_are_answered_and_logged() {
+    let site = Site::start(json!({"requestTimeoutSeconds": 0.3}));
+    assert_eq!(site.get("/trap").status, 500);
+    site.wait_for_log("stderr F wasmlet: GET /trap failed: ");
+    site.wait_for_log("wasm `unreachable` instruction executed");
+    assert!(site.log().contains("boom"), "{}", site.log());
+    assert_eq!(site.get("/silent").status, 502);
+    site.wait_for_log("GET /silent failed: the guest returned without an answer");
+    assert_eq!(site.get("/refuse").status, 500);
+    site.wait_for_log("GET /refuse failed: the guest answered with an error");
+    let begin = Instant::now();
+    assert_eq!(site.get("/spin?60000").status, 504);
+    assert_eq!(site.get("/sleep?60000").status, 504);
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    site.wait_for_log("GET /sleep failed: the guest took longer than 0.3 s");
+    // Half an answer is seen to be half an answer.
+    for (path, begin) in [("/broken", ""), ("/stuck", "HTTP/1.1 200 OK")] {
+        let mut text = String::new();
+        site.ask(path).read_to_string(&mut text).expect("receive");
+        assert!(
+            text.starts_with(begin) && !text.ends_with("0\r\n\r\n"),
+            "{path}: {text}"
+        );
+    }
+    // Nobody is too late whose answer goes on.
+    assert_eq!(site.get("/drip?60").body.len(), 20);
+    assert_eq!(site.usage()["failures"], 7);
+}
+
+#[test]
+fn five_traps_are_the_end() {
+    let site = Site::start(json!({}));
+    for path in [
+        "/trap", "/trap", "/trap", "/trap", "/", "/trap", "/trap", "/trap", "/trap",
+    ] {
+        let _ = site.get(path);
+    }
+    assert_eq!(site.engine.get("/sandboxes/web").body["state"], "running");
+    assert_eq!(site.get("/trap").status, 500);
+    let exit = site.engine.exit("web");
+    assert_eq!(
+        (&exit["exitCode"], &exit["fault"]),
+        (&json!(134), &json!("guest"))
+    );
+    assert!(
+        exit["message"].as_str().expect("message").contains("boom"),
+        "{exit}"
+    );
+    assert!(TcpStream::connect((site.address.as_str(), 8080)).is_err());
+}
+
+#[test]
+fn an_instance_serves_as_often_as_it_may() {
+    let site = Site::start(json!({}));
+    assert_eq!(
+        [site.get("/count").text(), site.get("/count").text()],
+        ["1", "1"]
+    );
+    let site = Site::start(json!({"reuse": 3}));
+    let counts: Vec<String> = (0..4)
+        .map(|_| {
+            // It is given back just after its answer.
+            std::thread::sleep(Duration::from_millis(50));
+            site.get("/count").text()
+        })
+        .collect();
+    assert_eq!(counts, ["1", "2", "3", "1"]);
+    // One that waits too long goes.
+    assert_eq!(site.get("/count").text(), "2");
+    std::thread::sleep(Duration::from_millis(2200));
+    assert_eq!(site.get("/count").text(), "1");
+}
+
+#[test]
+fn too_many_requests_are_refused() {
+    let site = Site::start(json!({"maxInstances": 1, "maxQueued": 1}));
+    let first = site.ask("/sleep?500");
+    std::thread::sleep(Duration::from_millis(100));
+    let second = site.ask("/sleep?1");
+    std::thread::sleep(Duration::from_millis(100));
+    let third = site.get("/");
+    assert_eq!(third.status, 503);
+    assert!(third.head.contains("retry-after: 1"), "{}", third.head);
+    assert_eq!(reply(&mut BufReader::new(first)).status, 200);
+    assert_eq!(reply(&mut BufReader::new(second)).status, 200);
+}
+
+#[test]
+fn a_client_that_goes_takes_its_guest_along() {
+    let site = Site::start(json!({"maxInstances": 1}));
+    for path in ["/sleep?60000", "/spin?60000", "/stuck"] {
+        let gone = site.ask(path);
+        std::thread::sleep(Duration::from_millis(100));
+        drop(gone);
+        let begin = Instant::now();
+        assert_eq!(site.get("/").status, 200);
+        assert!(begin.elapsed() < Duration::from_secs(2), "{path}");
+    }
+    // One that has its answer does not.
+    assert_eq!(site.get("/after?100").text(), "answered");
+    site.wait_for_log("after the answer");
+}
+
+#[test]
+fn a_stop_lets_requests_finish() {
+    let site = Site::start(json!({"lameDuckSeconds": 0.3}));
+    let mut idle = site.connect();
+    let running = site.ask("/sleep?1000");
+    std::thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    assert_eq!(site.engine.stop("web", 10.0).status, 202);
+    std::thread::sleep(Duration::from_millis(100));
+    // Still served, and told that it is the last time.
+    let mut late = BufReader::new(site.connect());
+    write!(late.get_mut(), "GET / HTTP/1.1\r\nHost: g\r\n\r\n").expect("send");
+    let answer = reply(&mut late);
+    assert!(
+        answer.status == 200 && answer.head.contains("connection: close"),
+        "{}",
+        answer.head
+    );
+    eventually("the listener closes", || {
+        TcpStream::connect((site.address.as_str(), 8080)).is_err()
+    });
+    assert_eq!(reply(&mut BufReader::new(running)).text(), "slept");
+    let exit = site.engine.exit("web");
+    assert_eq!(
+        (&exit["exitCode"], &exit["reason"]),
+        (&json!(0), &json!("Completed"))
+    );
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert_eq!(idle.read(&mut [0; 1]).expect("end"), 0);
+}
+
+#[test]
+fn what_is_left_at_the_end_of_the_grace_is_interrupted() {
+    let site = Site::start(json!({}));
+    let _spinning = site.ask("/spin?60000");
+    std::thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    site.engine.stop("web", 0.5);
+    let exit = site.engine.exit("web");
+    assert_eq!(
+        (&exit["exitCode"], &exit["reason"]),
+        (&json!(137), &json!("Error"))
+    );
+    assert!(begin.elapsed() < Duration::from_secs(3));
+    // Its port is free again.
+    site.engine.request("DELETE", "/sandboxes/web", "");
+    assert_eq!(site.engine.put("web", &site.spec(json!({}))).status, 201);
+    site.engine.stop("web", 0.0);
+    assert_eq!(site.engine.exit("web")["exitCode"], 137);
+}
+
+#[test]
+fn a_port_in_use_is_told() {
+    let site = Site::start(json!({}));
+    let mut spec = site.spec(json!({}));
+    spec["container"] = json!("other");
+    let answer = site.engine.put("other", &spec);
+    assert_eq!(
+        (answer.status, &answer.body["reason"]),
+        (422, &json!("Address"))
+    );
+    let message = answer.body["message"].as_str().expect("message");
+    assert!(
+        message.contains(":8080: address already in use"),
+        "{message}"
+    );
+    assert_eq!(site.get("/").status, 200);
+}
+
+#[test]
+fn orders_that_make_no_sense_are_refused() {
+    let site = Site::start(json!({}));
+    for (name, value) in [
+        ("ports", json!([])),
+        ("ports", json!([0])),
+        ("reuse", json!(0)),
+        ("requestTimeoutSeconds", json!(-1)),
+        ("address", json!("nowhere")),
+    ] {
+        let answer = site.engine.put("other", &site.spec(json!({name: value})));
+        assert_eq!(answer.status, 400, "{name}: {answer:?}");
+    }
+    let mut spec = site.spec(json!({}));
+    spec["kind"] = json!("command");
+    assert_eq!(site.engine.put("other", &spec).status, 400);
+}
+
+#[test]
+fn what_is_no_request_harms_nobody() {
+    let site = Site::start(json!({}));
+    let ask = |request: &str| {
+        let mut stream = site.connect();
+        let _ = stream.write_all(request.as_bytes());
+        let mut text = Vec::new();
+        let _ = stream.read_to_end(&mut text);
+        String::from_utf8_lossy(&text)
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert_eq!(ask("\u{1}\u{2}garbage\r\n\r\n"), "HTTP/1.1 400 Bad Request");
+    assert_eq!(
+        ask("GET / HTTP/1.1\r\nConnection: close\r\n\r\n"),
+        "HTTP/1.1 400 Bad Request"
+    );
+    assert_eq!(
+        ask("CONNECT a:1 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"),
+        "HTTP/1.1 501 Not Implemented"
+    );
+    let large = format!(
+        "GET / HTTP/1.1\r\nHost: a\r\nLarge: {}\r\n\r\n",
+        "x".repeat(128 * 1024)
+    );
+    assert_eq!(ask(&large), "HTTP/1.1 431 Request Header Fields Too Large");
+    let _ = ask("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\ngarbage that is no frame");
+    assert_eq!(site.get("/").status, 200);
+}
+
+#[test]
+fn http2_is_served() {
+    use bytes::Bytes;
+    use http_body_util::{BodyExt as _, Full};
+    use hyper_util::rt::{TokioExecutor, TokioIo};
+    let site = Site::start(json!({}));
+    let stream = site.connect();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
+    runtime.block_on(async move {
+        stream.set_nonblocking(true).expect("stream");
+        let stream = tokio::net::TcpStream::from_std(stream).expect("stream");
+        let (mut client, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .expect("handshake");
+        tokio::spawn(connection);
+        let slow = client.send_request(
+            hyper::Request::get("http://guest/sleep?300")
+                .body(Full::<Bytes>::default())
+                .expect("request"),
+        );
+        let echo = client.send_request(
+            hyper::Request::post("http://guest/echo")
+                .body(Full::from("over one connection"))
+                .expect("request"),
+        );
+        let body = echo
+            .await
+            .expect("answer")
+            .into_body()
+            .collect()
+            .await
+            .expect("body");
+        assert_eq!(body.to_bytes(), "over one connection");
+        assert_eq!(slow.await.expect("answer").status(), 200);
+    });
+}
+
+#[test]
+fn a_quota_is_kept() {
+    let site = Site::start_with(json!({}), |spec| spec["cpuQuotaMillicores"] = json!(200));
+    let _spinning = [site.ask("/spin?60000"), site.ask("/spin?60000")];
+    let used = || site.usage()["cpuNanoseconds"].as_u64().expect("number");
+    std::thread::sleep(Duration::from_millis(500));
+    let (begin, before) = (Instant::now(), used());
+    std::thread::sleep(Duration::from_secs(2));
+    let share = (used() - before) as f64 / begin.elapsed().as_nanos() as f64;
+    assert!((0.15..0.25).contains(&share), "{share}");
+}
+
+#[test]
+fn guests_that_compute_leave_room_for_others() {
+    let site = Site::start(json!({}));
+    let _spinning: Vec<TcpStream> = (0..8).map(|_| site.ask("/spin?60000")).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    let mut times: Vec<Duration> = (0..50)
+        .map(|_| {
+            let begin = Instant::now();
+            assert_eq!(site.get("/").status, 200);
+            begin.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[25] < Duration::from_millis(40), "{:?}", times[25]);
+}

@@ -1,0 +1,45 @@
+"""Where a container that serves HTTP does it, as its pod says. Pure."""
+
+from __future__ import annotations
+
+from wasmlet.base.errors import UserError
+from wasmlet.kube.types import Container, Pod
+from wasmlet.sandbox import protocol
+
+DEFAULT_PORT = 8080
+"""The port of a container that names none (design section 2)."""
+
+REUSE_ANNOTATION = "wasmlet.dev/http-reuse"
+"""How many requests one instance may serve, one after the other; 1 where it is absent, so that no request sees what
+another one left."""
+
+
+def http(pod: Pod, container: Container, *, kind: str, pod_ip: str) -> protocol.Http | None:
+    """The engine's orders for a guest of this kind; None for one that serves nothing.
+
+    Raises:
+        UserError: The annotation is no whole number from 1 on.
+    """
+    if kind != "http":
+        return None
+    ports = [each.container_port for each in container.ports if each.protocol == "TCP"]
+    return protocol.Http(
+        address=pod_ip,
+        ports=list(dict.fromkeys(ports)) or [DEFAULT_PORT],
+        reuse=_reuse(pod),
+    )
+
+
+def addresses(orders: protocol.Http | None) -> list[str]:
+    """`HOST:PORT` of each listener."""
+    if orders is None:
+        return []
+    host = f"[{orders.address}]" if ":" in orders.address else orders.address
+    return [f"{host}:{port}" for port in orders.ports]
+
+
+def _reuse(pod: Pod) -> int:
+    text = pod.metadata.annotations.get(REUSE_ANNOTATION, "1")
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**32):
+        raise UserError(f"the annotation {REUSE_ANNOTATION} is {text!r}", hint="it is a whole number from 1 on")
+    return int(text)

@@ -1,0 +1,49 @@
+"""Where a container serves."""
+
+from typing import Any
+
+import pytest
+
+from wasmlet.base.errors import UserError
+from wasmlet.kube.types import Container, ContainerPort, ObjectMeta, Pod
+from wasmlet.pods.serving import REUSE_ANNOTATION, addresses, http
+
+
+def orders(*ports: ContainerPort, annotations: dict[str, str] | None = None, kind: str = "http") -> Any:
+    pod = Pod(metadata=ObjectMeta(name="web", annotations=annotations or {}))
+    return http(pod, Container(name="c", ports=list(ports)), kind=kind, pod_ip="127.88.0.3")
+
+
+def test_every_tcp_port_once() -> None:
+    made = orders(
+        ContainerPort(container_port=80),
+        ContainerPort(container_port=53, protocol="UDP"),
+        ContainerPort(container_port=81, name="a"),
+        ContainerPort(container_port=81, name="b"),
+    )
+    assert (made.address, made.ports, made.reuse) == ("127.88.0.3", [80, 81], 1)
+    assert addresses(made) == ["127.88.0.3:80", "127.88.0.3:81"]
+
+
+def test_without_ports_8080() -> None:
+    assert orders().ports == [8080]
+
+
+def test_a_command_serves_nothing() -> None:
+    assert orders(ContainerPort(container_port=80), kind="command") is None
+    assert addresses(None) == []
+
+
+def test_an_address_of_version_6_is_bracketed() -> None:
+    pod = Pod(metadata=ObjectMeta(name="web"))
+    assert addresses(http(pod, Container(name="c"), kind="http", pod_ip="fd00::1")) == ["[fd00::1]:8080"]
+
+
+def test_the_annotation_says_how_often_an_instance_serves() -> None:
+    assert orders(annotations={REUSE_ANNOTATION: "100"}).reuse == 100
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "many", "٣", "99999999999"])
+def test_an_annotation_that_is_no_count_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="whole number"):
+        orders(annotations={REUSE_ANNOTATION: text})

@@ -70,7 +70,8 @@ pub fn inner(task: &Task) -> ExitCode {
     }
 }
 
-fn print(document: &impl serde::Serialize, code: ExitCode) -> ExitCode {
+/// Prints a helper's one document.
+pub fn print(document: &impl serde::Serialize, code: ExitCode) -> ExitCode {
     let written = serde_json::to_vec(document)
         .map_err(io::Error::from)
         .and_then(|mut line| {

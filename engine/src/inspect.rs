@@ -1,11 +1,14 @@
 //! What a file is: decided from its bytes alone, before anything is compiled.
 
 use crate::command::ENTRY_POINT;
-use crate::program::{P0, P1};
-use crate::protocol::{Error, ErrorReason, Format, Kind, Wasi};
+use crate::guest::Guest;
+use crate::program::{Linkers, P0, P1};
+use crate::protocol::{Error, ErrorReason, Format, Inspected, Kind, Wasi};
+use crate::settings;
 use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload, Validator, WasmFeatures};
+use wasmtime::Store;
 
 /// Interfaces of WASI 0.2 that the linker defines (a test compares), without versions.
 const P2_INTERFACES: [&str; 30] = [
@@ -174,27 +177,8 @@ impl Binary {
     }
 
     /// Refuses imports that nothing provides, naming all; `defines` knows the core modules' ones.
-    pub fn require_imports(
-        &self,
-        mut defines: impl FnMut(&str, &str) -> bool,
-    ) -> Result<(), Error> {
-        let mut missing: Vec<String> = self
-            .imports
-            .iter()
-            .filter(|(module, name)| match self.format {
-                Format::Module => !defines(module, name),
-                Format::Component => !is_p2_interface(name),
-            })
-            .map(|(module, name)| {
-                if module.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{module}.{name}")
-                }
-            })
-            .collect();
-        missing.sort();
-        missing.dedup();
+    pub fn require_imports(&self, defines: impl FnMut(&str, &str) -> bool) -> Result<(), Error> {
+        let missing = self.missing(defines);
         if missing.is_empty() {
             return Ok(());
         }
@@ -211,11 +195,81 @@ impl Binary {
         Err(Error::new(ErrorReason::MissingImport, message))
     }
 
+    /// The imports that nothing provides.
+    fn missing(&self, mut defines: impl FnMut(&str, &str) -> bool) -> Vec<String> {
+        self.import_names(|module, name| match self.format {
+            Format::Module => !defines(module, name),
+            Format::Component => !is_p2_interface(name),
+        })
+    }
+
+    fn import_names(&self, mut are_meant: impl FnMut(&str, &str) -> bool) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .imports
+            .iter()
+            .filter(|(module, name)| are_meant(module, name))
+            .map(|(module, name)| {
+                if module.is_empty() {
+                    name.clone()
+                } else {
+                    format!("{module}.{name}")
+                }
+            })
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The newest release among the names of WASI's interfaces.
+    fn wasi_version(&self) -> String {
+        let names = self.imports.iter().map(|(_, name)| name);
+        names
+            .chain(&self.exports)
+            .filter_map(|name| name.strip_prefix("wasi:")?.split_once('@'))
+            // A draft's number is no release's.
+            .filter(|(_, version)| !version.contains('-'))
+            .max_by_key(|(_, version)| {
+                let numbers = version
+                    .split('.')
+                    .map(|number| number.parse::<u32>().unwrap_or(0));
+                numbers.collect::<Vec<u32>>()
+            })
+            .map(|(_, version)| version.to_owned())
+            .unwrap_or_default()
+    }
+
     fn is_actor(&self) -> bool {
         self.imports
             .iter()
             .any(|(module, _)| module.starts_with("wapc") || module.starts_with("wasmbus"))
     }
+}
+
+/// All that can be said of a file without compiling it.
+pub fn describe(bytes: &[u8]) -> Result<Inspected, Error> {
+    let binary = read(bytes)?;
+    let internal = |error: wasmtime::Error| Error::new(ErrorReason::Internal, format!("{error:?}"));
+    let engine = settings::serving().map_err(internal)?;
+    let linkers = Linkers::new(&engine).map_err(internal)?;
+    let mut store = Store::new(&engine, Guest::empty());
+    let mut defines = |module: &str, name: &str| linkers.defines(&mut store, module, name);
+    let kind = binary.kind();
+    let problem = kind
+        .clone()
+        .and_then(|_| binary.require_imports(&mut defines));
+    let problem = problem.map_or_else(|error| error.message, |()| String::new());
+    Ok(Inspected {
+        kind: kind.ok(),
+        format: binary.format,
+        wasi: binary.wasi(),
+        wasi_version: binary.wasi_version(),
+        bytes: bytes.len() as u64,
+        imports: binary.import_names(|_, _| true),
+        missing: binary.missing(&mut defines),
+        exports: binary.exports,
+        problem,
+    })
 }
 
 fn is_p2_interface(import: &str) -> bool {
@@ -261,7 +315,6 @@ fn not_wasm(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::program::Linkers;
     use wasmtime::Module;
     use wasmtime::component::Component;
 

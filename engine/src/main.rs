@@ -54,6 +54,7 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 const USAGE: &str = "\
 usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE]
        wasmlet-engine compile --output FILE [--memory-limit BYTES] < FILE
+       wasmlet-engine inspect < FILE
        wasmlet-engine version";
 
 /// What the command line asks for.
@@ -65,6 +66,7 @@ enum Request {
     },
     Compile(compile::Task),
     CompileInner(compile::Task),
+    Inspect,
     Version,
     Help,
 }
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
         }
         Ok(Request::Compile(task)) => compile::outer(&task),
         Ok(Request::CompileInner(task)) => compile::inner(&task),
+        Ok(Request::Inspect) => print_inspected(),
         Ok(Request::Version) => report(print_version()),
         Ok(Request::Help) => report(print_line(USAGE)),
         Err(error) => {
@@ -107,6 +110,23 @@ fn print_version() -> anyhow::Result<()> {
         compatibility: settings::compatibility().map_err(|error| anyhow::anyhow!("{error:?}"))?,
     };
     print_line(&serde_json::to_string(&version)?)
+}
+
+/// What the file on standard input is, or why it is nothing: one document.
+fn print_inspected() -> ExitCode {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    let answer = match std::io::stdin().lock().read_to_end(&mut bytes) {
+        Ok(_) => inspect::describe(&bytes),
+        Err(error) => Err(protocol::Error::new(
+            protocol::ErrorReason::Internal,
+            format!("cannot read the input: {error}"),
+        )),
+    };
+    match answer {
+        Ok(inspected) => compile::print(&inspected, ExitCode::SUCCESS),
+        Err(error) => compile::print(&error, ExitCode::FAILURE),
+    }
 }
 
 fn print_line(line: &str) -> anyhow::Result<()> {
@@ -142,6 +162,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
         }),
         Some("compile") => Ok(Request::Compile(task(output)?)),
         Some(compile::INNER) => Ok(Request::CompileInner(task(output)?)),
+        Some("inspect") => Ok(Request::Inspect),
         Some("version") => Ok(Request::Version),
         Some(other) => Err(format!("there is no subcommand {other}").into()),
         None => Err("a subcommand is missing".into()),

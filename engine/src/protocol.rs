@@ -421,6 +421,30 @@ pub struct Compiled {
     pub milliseconds: u64,
 }
 
+/// What `wasmlet-engine inspect` prints of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inspected {
+    /// As what it would run; `None` when it would not.
+    pub kind: Option<Kind>,
+    /// How it is packed.
+    pub format: Format,
+    /// Which WASI it was built for.
+    pub wasi: Wasi,
+    /// The newest release of the WASI interfaces that it names; empty where they have none.
+    pub wasi_version: String,
+    /// The file's size.
+    pub bytes: u64,
+    /// What has to be linked, `module.name` of a module's.
+    pub imports: Vec<String>,
+    /// What it offers.
+    pub exports: Vec<String>,
+    /// The imports that this engine has not.
+    pub missing: Vec<String>,
+    /// Why it would not run; empty when it would.
+    pub problem: String,
+}
+
 /// One word for programs: why something was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ErrorReason {

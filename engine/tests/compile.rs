@@ -4,13 +4,13 @@
 mod guests;
 mod support;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::compile;
+use support::{BINARY, compile};
 
 fn wasm(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("wat")
@@ -109,6 +109,63 @@ fn what_cannot_run_is_refused_with_the_reason() {
         assert!(document["message"].as_str().expect("message").contains(words), "{words}: {document}");
         assert_files(directory.path(), &[]);
     }
+}
+
+fn inspect(bytes: &[u8]) -> (i32, Value) {
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("input");
+    fs::write(&path, bytes).expect("write");
+    let output = Command::new(BINARY)
+        .arg("inspect")
+        .stdin(fs::File::open(&path).expect("open"))
+        .output()
+        .expect("inspect");
+    let document = serde_json::from_slice(&output.stdout).expect("document");
+    (output.status.code().expect("exit code"), document)
+}
+
+#[test]
+fn a_file_can_be_looked_at_without_compiling_it() {
+    let (code, document) = inspect(include_bytes!("../../tests/http-guest/http-guest.wasm"));
+    assert_eq!(
+        (code, &document["kind"], &document["problem"]),
+        (0, &json!("http"), &json!(""))
+    );
+    assert!(
+        document["wasiVersion"]
+            .as_str()
+            .expect("version")
+            .starts_with("0.2."),
+        "{document}"
+    );
+    assert!(
+        document["exports"]
+            .to_string()
+            .contains("wasi:http/incoming-handler@0.2"),
+        "{document}"
+    );
+    assert!(
+        document["imports"]
+            .to_string()
+            .contains("wasi:clocks/monotonic-clock@0.2"),
+        "{document}"
+    );
+    let (code, document) = inspect(&wasm(
+        r#"(module (import "env" "greet" (func)) (func (export "_start")))"#,
+    ));
+    assert_eq!(
+        (code, &document["kind"], &document["missing"]),
+        (0, &json!("command"), &json!(["env.greet"]))
+    );
+    assert!(
+        document["problem"]
+            .as_str()
+            .expect("problem")
+            .contains("env.greet"),
+        "{document}"
+    );
+    let (code, document) = inspect(b"\x7fELF");
+    assert_eq!((code, &document["reason"]), (1, &json!("NotWasm")));
 }
 
 #[test]

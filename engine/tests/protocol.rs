@@ -37,6 +37,7 @@ fn every_example_goes_there_and_back() {
             "Stop" => reemit::<protocol::Stop>(&text),
             "Event" => reemit::<protocol::Event>(&text),
             "Compiled" => reemit::<protocol::Compiled>(&text),
+            "Inspected" => reemit::<protocol::Inspected>(&text),
             "Error" => reemit::<protocol::Error>(&text),
             other => panic!("{name}: no schema {other}"),
         };

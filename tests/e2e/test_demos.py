@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from tests.e2e.conftest import Wasmlet
 from tests.support.guests import DEMOS
 
-MANIFESTS = sorted(DEMOS.glob("*/pod.yaml"))
+MANIFESTS = sorted(path for path in DEMOS.glob("*/pod.yaml") if not (path.parent / "request.txt").exists())
+SERVERS = sorted(DEMOS.glob("*/request.txt"))
 
 
 def test_the_four_languages_are_there() -> None:
@@ -26,6 +29,21 @@ def test_demo_prints_what_it_should(manifest: Path, wasmlet: Wasmlet) -> None:
     expected = (manifest.parent / "expected.txt").read_text().splitlines(keepends=True)
     assert output.decode() == "".join(line for line in expected if "stderr" not in line)
     assert error.decode() == "hello from stderr!\n"
+
+
+@pytest.mark.parametrize("request_file", SERVERS, ids=lambda path: path.parent.name)
+def test_server_answers_what_it_should(request_file: Path, wasmlet: Wasmlet) -> None:
+    with wasmlet.start("run", request_file.parent / "pod.yaml") as process:
+        assert process.stderr is not None
+        address = process.stderr.readline().decode().strip()
+        assert address.startswith("http://127.88."), address
+        path = request_file.read_text().strip()
+        with urllib.request.urlopen(address + path.removeprefix("/"), timeout=10) as response:
+            answer = response.read().decode()
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=50)
+    assert answer == (request_file.parent / "expected.txt").read_text()
+    assert (process.returncode, output, error) == (0, b"greeting wasmlet\n", b"")
 
 
 def test_one_pipe_for_both_streams_keeps_their_order(wasmlet: Wasmlet) -> None:

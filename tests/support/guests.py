@@ -26,6 +26,11 @@ def guest(name: str) -> Path:
     return built(GUESTS / f"{name}.wasm")
 
 
+def http_guest() -> Path:
+    """Give the component that serves HTTP: each path of its requests is one behaviour."""
+    return built(ROOT / "tests" / "http-guest" / "http-guest.wasm")
+
+
 def demo_guest(language: str) -> Path:
     """Give the binary of a hello-world demo; Go's is the one guest here of a real program's size."""
     return built(DEMOS / f"hello-world-{language}" / f"hello-world-wasi-{language}.wasm")

@@ -71,7 +71,7 @@ SUMMARIES = {
     "logs": "Print what a container wrote",
     "stop": "End pods, and keep their logs",
     "rm": "Remove pods",
-    "inspect": "Show all there is to say about a pod",
+    "inspect": "Show all there is to say about a pod or a .wasm file",
     "images": "List the images in the local store",
     "pull": "Fetch an image from its registry",
     "push": "Send a .wasm file to a registry as an image",

@@ -141,8 +141,6 @@ def _without_effect(pod: Pod) -> Iterator[str]:
         hooks = container.lifecycle
         if hooks is not None and any(each and each.exec for each in (hooks.post_start, hooks.pre_stop)):
             yield f"container {container.name!r}: exec hooks are not run by this release"
-        if "cpu" in container.resources.limits:
-            yield f"container {container.name!r}: resources.limits.cpu is not enforced by this release"
         for probe in (container.liveness_probe, container.readiness_probe, container.startup_probe):
             if probe is not None and (probe.exec is not None or probe.grpc is not None):
                 yield f"container {container.name!r}: exec and grpc probes are not run by this release"

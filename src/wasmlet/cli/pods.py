@@ -23,7 +23,9 @@ from wasmlet.cli.follow import Output
 from wasmlet.cli.output import Table, output_option, print_json
 from wasmlet.kube.types import ContainerStatus
 from wasmlet.pods.accounts import Account, Frame, Run
+from wasmlet.sandbox import inspection
 from wasmlet.sandbox.logs import Line, LogReader
+from wasmlet.sandbox.program import find_engine_program
 
 POLL_SECONDS = 0.05
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -306,13 +308,20 @@ async def _end(settings: config.Config, name: str, *, grace: float | None, remov
 
 
 @click.command("inspect")
-@click.argument("pod")
+@click.argument("target", metavar="POD|FILE.wasm")
 @click.pass_obj
-def inspect_command(state: str | None, pod: str) -> None:
-    """Show all there is to say about POD, as JSON: spec, status, runs, failures and news."""
+def inspect_command(state: str | None, target: str) -> None:
+    """Show all there is to say about a pod or a .wasm file, as JSON.
+
+    Of a pod: spec, status, runs, failures and news. Of a file: its kind, size, WASI, imports and exports, which of
+    its imports are missing here, and why it would not run.
+    """
+    if target.endswith(".wasm"):
+        print_json(inspection.inspect(Path(target), program=find_engine_program()))
+        return
 
     async def get() -> Account:
-        agent, account = await pod_named(config.load(state=state), pod)
+        agent, account = await pod_named(config.load(state=state), target)
         return await agent.call("GET", f"/pods/{account.pod.metadata.uid}", Account)
 
     print_json(asyncio.run(get()))

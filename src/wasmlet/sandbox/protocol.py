@@ -184,6 +184,20 @@ class Compiled(Document, frozen=True, kw_only=True):
     milliseconds: int
 
 
+class Inspected(Document, frozen=True, kw_only=True):
+    """What a file is, without compiling it; `problem` is why it would not run, "" when it would."""
+
+    kind: str | None
+    format: str
+    wasi: str
+    wasi_version: str
+    bytes: int
+    imports: list[str]
+    exports: list[str]
+    missing: list[str]
+    problem: str
+
+
 class Error(Document, frozen=True, kw_only=True):
     """A refusal: one word for programs, a sentence for people."""
 

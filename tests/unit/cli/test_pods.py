@@ -3,11 +3,12 @@
 import json
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
 from tests.support.command import Command
-from tests.support.guests import guest
+from tests.support.guests import guest, http_guest
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually_now
 from wasmlet.cli.pods import age, shown_status
@@ -170,3 +171,15 @@ def test_ages(seconds: int, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 1_000_000_000.0 + seconds)
     assert age("2001-09-09T01:46:40Z") == text
     assert age(None) == "-"
+
+
+def test_a_file_is_inspected(command: Command, tmp_path: Path) -> None:
+    found = json.loads(command.succeed("inspect", str(http_guest())))
+    assert (found["kind"], found["wasi"], found["missing"], found["problem"]) == ("http", "p2", [], "")
+    assert any(each.startswith("wasi:http/incoming-handler@0.2") for each in found["exports"])
+    assert found["bytes"] == http_guest().stat().st_size
+    (tmp_path / "text.wasm").write_text("text")
+    for name, text in (("text.wasm", b"it is text"), ("none.wasm", b"cannot read")):
+        result = command.run("inspect", str(tmp_path / name))
+        assert result.returncode != 0
+        assert text in result.stderr

@@ -2,13 +2,15 @@
 
 import os
 import random
+import re
 import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.support.command import Command
-from tests.support.guests import guest
+from tests.support.guests import guest, http_guest
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually_now
 
@@ -26,6 +28,32 @@ def manifest(directory: Path, *containers: str, kind: str = "", name: str = "pod
     path = directory / f"{name}{kind}.yaml"
     path.write_text("\n".join(lines) + "\n")
     return str(path)
+
+
+# --- serving ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_tells_its_address_and_ends_with_its_requests(command: Command) -> None:
+    with command.started("run", str(http_guest()), "-e", "A=1") as run:
+        address = run.stderr.readline().decode().strip()
+        assert re.fullmatch(r"http://127\.88\.\d+\.\d+:8080/", address)
+        with urllib.request.urlopen(f"{address}env", timeout=10) as response:
+            assert response.read().splitlines()[0] == b"A=1"
+        with urllib.request.urlopen(f"{address}log", timeout=10) as response:
+            assert response.read() == b"logged"
+        assert run.stdout.readline() == b"a line of stdout\n"
+        assert run.stderr.readline() == b"a line of stderr\n"
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == 0
+
+
+def test_a_port_that_two_containers_want_is_told(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    containers = "".join(f"  - {{name: c{number}, image: file:{http_guest()}}}\n" for number in range(2))
+    path.write_text(f"apiVersion: v1\nkind: Pod\nmetadata: {{name: twice}}\nspec:\n  containers:\n{containers}")
+    result = command.run("run", str(path))
+    assert result.returncode != 0
+    assert re.search(rb"cannot listen on 127\.88\.\d+\.\d+:8080: address already in use", result.stderr), result
 
 
 # --- pipes ------------------------------------------------------------------------------------------------------------

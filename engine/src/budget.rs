@@ -64,9 +64,10 @@ impl Budgets {
         Ok(budgets)
     }
 
-    /// How many of all descriptors the connections of http guests may take.
+    /// How many of all descriptors the connections of http guests may take: a quarter, so that beside as many
+    /// sandboxes as are admitted there is room for files.
     pub fn connections(&self) -> usize {
-        usize::try_from(self.descriptor_limit / 2)
+        usize::try_from(self.descriptor_limit / 4)
             .unwrap_or(usize::MAX)
             .min(MOST_CONNECTIONS)
     }

@@ -564,3 +564,44 @@ fn guests_that_compute_leave_room_for_others() {
     times.sort();
     assert!(times[25] < Duration::from_millis(40), "{:?}", times[25]);
 }
+
+#[test]
+fn a_flood_of_connections_stays_one_containers() {
+    use std::os::unix::process::CommandExt as _;
+    let engine = Engine::start_with(|command| {
+        // SAFETY: the call is a system call and nothing else.
+        unsafe {
+            command.pre_exec(|| {
+                let limit = rustix::process::Rlimit {
+                    current: Some(400),
+                    maximum: Some(400),
+                };
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
+                    .map_err(Into::into)
+            });
+        }
+    });
+    let program = Program::compile(engine.directory.path(), GUEST);
+    let mut sites = Vec::new();
+    for id in ["web", "other"] {
+        let address = own_address();
+        let mut spec = engine.spec(id, &program);
+        spec["kind"] = json!("http");
+        spec["http"] = json!({"address": address, "ports": [8080]});
+        assert_eq!(engine.put(id, &spec).status, 201);
+        sites.push(address);
+    }
+    let _flood: Vec<TcpStream> = (0..300)
+        .map(|_| TcpStream::connect((sites[0].as_str(), 8080)).expect("connect"))
+        .collect();
+    let mut calm = TcpStream::connect((sites[1].as_str(), 8080)).expect("connect");
+    calm.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    write!(
+        calm,
+        "GET /log HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
+    )
+    .expect("send");
+    assert_eq!(reply(&mut BufReader::new(calm)).text(), "logged");
+    let descriptors = &engine.get("/engine").body["descriptors"]["used"];
+    assert!(descriptors.as_u64().expect("number") < 200, "{descriptors}");
+}

@@ -209,7 +209,7 @@ async def _first_request(address: str) -> float:
 
 def _web(each: protocol.SandboxSpec, address: str, **changes: int) -> protocol.SandboxSpec:
     reuse = changes.pop("reuse", 1)
-    http = protocol.Http(address=address, ports=[PORT], reuse=reuse, request_timeout_seconds=60)
+    http = protocol.Http(addresses=[address], ports=[PORT], reuse=reuse, request_timeout_seconds=60)
     return msgspec.structs.replace(each, kind="http", http=http, **changes)
 
 

@@ -112,8 +112,8 @@ pub struct SandboxSpec {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Http {
-    /// The pod's address.
-    pub address: IpAddr,
+    /// The pod's addresses, one of each family.
+    pub addresses: Vec<IpAddr>,
     /// TCP ports that the engine listens on.
     pub ports: Vec<u16>,
     /// Requests that one instance may serve, one after the other.
@@ -131,6 +131,13 @@ pub struct Http {
     /// How long requests are still taken after a stop, inside its grace.
     #[serde(default = "second")]
     pub lame_duck_seconds: f64,
+}
+
+impl Http {
+    /// How many sockets it listens on.
+    pub fn listeners(&self) -> usize {
+        self.addresses.len() * self.ports.len()
+    }
 }
 
 fn one() -> u32 {

@@ -130,7 +130,7 @@ impl Registry {
         }
         self.parts
             .budgets
-            .admit(spec.mounts.len() + spec.http.as_ref().map_or(0, |http| http.ports.len()))
+            .admit(spec.mounts.len() + spec.http.as_ref().map_or(0, protocol::Http::listeners))
             .map_err(|text| Error::new(ErrorReason::Busy, text))?;
         let sandbox = Arc::new(Sandbox::new(id.to_owned(), &spec));
         known.sandboxes.insert(id.to_owned(), Arc::clone(&sandbox));

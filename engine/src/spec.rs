@@ -67,6 +67,9 @@ fn check_http(spec: &SandboxSpec) -> Result<(), Error> {
         (Kind::Http, None) => return Err(bad_request("a guest of kind http needs http")),
     };
     let is_duration = |seconds: f64| Duration::try_from_secs_f64(seconds).is_ok();
+    if http.addresses.is_empty() {
+        return Err(bad_request("http.addresses is empty"));
+    }
     if http.ports.is_empty() || http.ports.contains(&0) {
         return Err(bad_request("http.ports is empty, or has the port 0"));
     }

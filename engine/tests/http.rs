@@ -66,7 +66,7 @@ impl Site {
     fn spec(&self, http: Value) -> Value {
         let mut spec = self.engine.spec("web", &self.program);
         spec["kind"] = json!("http");
-        spec["http"] = json!({"address": self.address, "ports": [8080]});
+        spec["http"] = json!({"addresses": [self.address], "ports": [8080]});
         for (name, value) in http.as_object().expect("object") {
             spec["http"][name] = value.clone();
         }
@@ -167,7 +167,11 @@ fn the_compiler_tells_the_kind() {
 
 #[test]
 fn requests_are_answered() {
-    let site = Site::start(json!({"ports": [8080, 9090]}));
+    let second = own_address();
+    let site = Site::start_with(json!({"ports": [8080, 9090]}), |spec| {
+        let addresses = spec["http"]["addresses"].as_array_mut().expect("addresses");
+        addresses.push(json!(second));
+    });
     let hello = site.get("/");
     assert_eq!(
         (hello.status, hello.text().as_str()),
@@ -178,7 +182,9 @@ fn requests_are_answered() {
         "{}",
         hello.head
     );
-    assert!(TcpStream::connect((site.address.as_str(), 9090)).is_ok());
+    for (address, port) in [(&site.address, 9090), (&second, 8080), (&second, 9090)] {
+        assert!(TcpStream::connect((address.as_str(), port)).is_ok());
+    }
     let mut kept = BufReader::new(site.connect());
     // Two at once, and the answers come in order.
     write!(
@@ -454,7 +460,8 @@ fn orders_that_make_no_sense_are_refused() {
         ("ports", json!([0])),
         ("reuse", json!(0)),
         ("requestTimeoutSeconds", json!(-1)),
-        ("address", json!("nowhere")),
+        ("addresses", json!(["nowhere"])),
+        ("addresses", json!([])),
     ] {
         let answer = site.engine.put("other", &site.spec(json!({name: value})));
         assert_eq!(answer.status, 400, "{name}: {answer:?}");
@@ -587,7 +594,7 @@ fn a_flood_of_connections_stays_one_containers() {
         let address = own_address();
         let mut spec = engine.spec(id, &program);
         spec["kind"] = json!("http");
-        spec["http"] = json!({"address": address, "ports": [8080]});
+        spec["http"] = json!({"addresses": [address], "ports": [8080]});
         assert_eq!(engine.put(id, &spec).status, 201);
         sites.push(address);
     }

@@ -1,7 +1,7 @@
 //! Sockets and connections: HTTP/1.1 and HTTP/2 with prior knowledge, told apart by their first bytes.
 
 use crate::http::{Parts, Phase, Server};
-use crate::protocol::{Error, ErrorReason};
+use crate::protocol::{Error, ErrorReason, Http};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -57,13 +57,11 @@ impl Connections {
     }
 }
 
-/// Listens on every port of the pod's address.
+/// Listens on every port of the pod's addresses.
 pub fn bind(parts: &Parts) -> Result<Vec<TcpListener>, Error> {
     // Sockets belong to the threads that wait for them.
     let _fast = parts.threads.fast.enter();
-    let address = parts.settings.address;
-    let listen = |port: u16| {
-        let address = SocketAddr::new(address, port);
+    let listen = |address: SocketAddr| {
         let socket = if address.is_ipv4() {
             TcpSocket::new_v4()
         } else {
@@ -87,11 +85,17 @@ pub fn bind(parts: &Parts) -> Result<Vec<TcpListener>, Error> {
                 )
             })
     };
-    parts
-        .settings
-        .ports
+    let Http {
+        addresses, ports, ..
+    } = &parts.settings;
+    addresses
         .iter()
-        .map(|&port| listen(port))
+        .flat_map(|&address| {
+            ports
+                .iter()
+                .map(move |&port| SocketAddr::new(address, port))
+        })
+        .map(listen)
         .collect()
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from wasmlet.base.errors import UserError
 from wasmlet.kube.types import Container, Pod
 from wasmlet.sandbox import protocol
@@ -14,7 +16,7 @@ REUSE_ANNOTATION = "wasmlet.dev/http-reuse"
 another one left."""
 
 
-def http(pod: Pod, container: Container, *, kind: str, pod_ip: str) -> protocol.Http | None:
+def http(pod: Pod, container: Container, *, kind: str, pod_ips: Sequence[str]) -> protocol.Http | None:
     """The engine's orders for a guest of this kind; None for one that serves nothing.
 
     Raises:
@@ -24,7 +26,7 @@ def http(pod: Pod, container: Container, *, kind: str, pod_ip: str) -> protocol.
         return None
     ports = [each.container_port for each in container.ports if each.protocol == "TCP"]
     return protocol.Http(
-        address=pod_ip,
+        addresses=list(pod_ips),
         ports=list(dict.fromkeys(ports)) or [DEFAULT_PORT],
         reuse=_reuse(pod),
     )
@@ -34,8 +36,8 @@ def addresses(orders: protocol.Http | None) -> list[str]:
     """`HOST:PORT` of each listener."""
     if orders is None:
         return []
-    host = f"[{orders.address}]" if ":" in orders.address else orders.address
-    return [f"{host}:{port}" for port in orders.ports]
+    hosts = [f"[{address}]" if ":" in address else address for address in orders.addresses]
+    return [f"{host}:{port}" for host in hosts for port in orders.ports]
 
 
 def _reuse(pod: Pod) -> int:

@@ -390,8 +390,8 @@ class Starter:
         )
 
     def _http(self, container: Container, program: _Program) -> protocol.Http | None:
-        pod, pod_ip = self._worker.bundle.pod, self._worker.facts.pod_ip
-        return serving.http(pod, container, kind=program.kind, pod_ip=pod_ip)
+        pod, pod_ips = self._worker.bundle.pod, self._worker.facts.pod_ips
+        return serving.http(pod, container, kind=program.kind, pod_ips=pod_ips)
 
     # --- failures -----------------------------------------------------------------------------------------------------
 

@@ -81,7 +81,7 @@ class Log(Document, frozen=True, kw_only=True):
 class Http(Document, frozen=True, kw_only=True):
     """Where and how a guest of kind http serves; the engine's defaults stand where a field is left out."""
 
-    address: str
+    addresses: list[str]
     ports: list[int]
     reuse: int = 1
     max_instances: int = 100

@@ -11,7 +11,7 @@ from wasmlet.pods.serving import REUSE_ANNOTATION, addresses, http
 
 def orders(*ports: ContainerPort, annotations: dict[str, str] | None = None, kind: str = "http") -> Any:
     pod = Pod(metadata=ObjectMeta(name="web", annotations=annotations or {}))
-    return http(pod, Container(name="c", ports=list(ports)), kind=kind, pod_ip="127.88.0.3")
+    return http(pod, Container(name="c", ports=list(ports)), kind=kind, pod_ips=["127.88.0.3"])
 
 
 def test_every_tcp_port_once() -> None:
@@ -21,7 +21,7 @@ def test_every_tcp_port_once() -> None:
         ContainerPort(container_port=81, name="a"),
         ContainerPort(container_port=81, name="b"),
     )
-    assert (made.address, made.ports, made.reuse) == ("127.88.0.3", [80, 81], 1)
+    assert (made.addresses, made.ports, made.reuse) == (["127.88.0.3"], [80, 81], 1)
     assert addresses(made) == ["127.88.0.3:80", "127.88.0.3:81"]
 
 
@@ -34,9 +34,10 @@ def test_a_command_serves_nothing() -> None:
     assert addresses(None) == []
 
 
-def test_an_address_of_version_6_is_bracketed() -> None:
+def test_every_address_and_those_of_version_6_in_brackets() -> None:
     pod = Pod(metadata=ObjectMeta(name="web"))
-    assert addresses(http(pod, Container(name="c"), kind="http", pod_ip="fd00::1")) == ["[fd00::1]:8080"]
+    orders = http(pod, Container(name="c"), kind="http", pod_ips=["10.0.0.1", "fd00::1"])
+    assert addresses(orders) == ["10.0.0.1:8080", "[fd00::1]:8080"]
 
 
 def test_the_annotation_says_how_often_an_instance_serves() -> None:

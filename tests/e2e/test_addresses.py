@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from tests.e2e.conftest import Wasmlet
 from tests.support.cluster import Cluster, running_cluster
-from tests.support.guests import guest
+from tests.support.guests import guest, http_guest
 from tests.support.networks import ask, forget, listening, needs_root
 from tests.support.node import free_port
 from tests.support.processes import end_all
@@ -61,6 +62,20 @@ spec:
   hostNetwork: true
   tolerations: [{ key: kubernetes.io/arch, operator: Exists }]
   containers: [{ name: sleep, image: "IMAGE" }]
+"""
+
+SERVER = """
+apiVersion: v1
+kind: Pod
+metadata: { name: server }
+spec:
+  nodeName: NODE
+  tolerations: [{ key: kubernetes.io/arch, operator: Exists }]
+  containers:
+    - name: http
+      image: "IMAGE"
+      ports: [{ containerPort: 80 }]
+      readinessProbe: { httpGet: { path: /count, port: 80 }, periodSeconds: 1 }
 """
 
 
@@ -191,14 +206,38 @@ def test_two_nodes_give_their_pods_addresses_that_stay(nodes: tuple[Node, Node],
         for node, its in ((first, addresses), (second, others)):
             assert len(set(its)) == 3
             assert all(ipaddress.ip_address(each) in node.range for each in its)
+        http = f"{registry.address}/http:1"
+        second.wasmlet("push", http_guest(), http)
+        _a_server_is_asked(second, http)
         _probes_and_neighbours_reach(first, second, addresses[0], others[0])
         _agents_death_changes_nothing(first)
         _the_hosts_network(first, image)
     _leaving(first)
 
 
+def _a_server_is_asked(node: Node, image: str) -> None:
+    """On the port of its own address, probes included; its agent's death is none of its callers' business."""
+    node.cluster.kubectl("apply", "-f", "-", stdin=SERVER.replace("NODE", node.name).replace("IMAGE", image).encode())
+    node.cluster.kubectl("wait", "--for=condition=Ready", "pod/server", "--timeout=40s")
+    url = f"http://{node.pods()['server']['status']['podIP']}/echo"
+    assert _answer(url) == b"hello"
+    node.stop(kill=True)
+    assert _answer(url) == b"hello"
+    node.start()
+    node.wait()
+    assert _answer(url) == b"hello"
+    assert node.pods()["server"]["status"]["containerStatuses"][0]["restartCount"] == 0
+    node.cluster.kubectl("delete", "pod", "server", "--timeout=40s")
+
+
+def _answer(url: str) -> bytes:
+    with urllib.request.urlopen(urllib.request.Request(url, data=b"hello"), timeout=10) as answer:
+        content: bytes = answer.read()
+    return content
+
+
 def _probes_and_neighbours_reach(first: Node, second: Node, address: str, neighbour: str) -> None:
-    """A listener in the namespace stands for the guest, which cannot listen yet."""
+    """A listener in the namespace stands for a command, which cannot listen yet."""
     with listening(first.namespace.path, address, 80):
         assert ask(second.namespace.path, address, 80, source=neighbour) == neighbour
         ready = lambda: [name for name, pod in first.pods().items() if _is_ready(pod)]  # noqa: E731

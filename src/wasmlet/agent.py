@@ -27,6 +27,8 @@ from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.node.machine import allocatable
+from wasmlet.pods import bundle as bundles
+from wasmlet.pods import orphans
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
@@ -97,6 +99,14 @@ def logins() -> tuple[Credential, ...]:
         return ()
 
 
+class StateHeldError(ConflictError):
+    """Another agent holds the state directory: `holder` is its process."""
+
+    def __init__(self, message: str, *, hint: str, holder: str) -> None:
+        super().__init__(message, hint=hint)
+        self.holder = holder
+
+
 @contextlib.contextmanager
 def held_state(config: Config) -> Iterator[None]:
     """Hold the state directory: one agent serves it.
@@ -111,9 +121,10 @@ def held_state(config: Config) -> Iterator[None]:
         except BlockingIOError:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            raise ConflictError(
+            raise StateHeldError(
                 f"another agent (process {holder}) serves the state directory {config.state}",
                 hint="use that one, or give this one a directory of its own with --state",
+                holder=holder,
             ) from None
         lock.truncate(0)
         lock.write(f"{os.getpid()}\n")
@@ -165,17 +176,39 @@ async def serve(
             logger.info("agent ending", extra={"state": str(config.state)})
 
 
-async def leave(config: Config) -> bool:
+async def leave(config: Config, *, force: bool = False) -> bool:
     """End engines that have nothing to do, and take the pods' network down; False when there was none.
 
+    Args:
+        force: End the pods of the cluster that are here, too.
+
     Raises:
-        ConflictError: An agent serves the state directory, or pods are there still.
+        ConflictError: An agent serves the state directory, or pods of the cluster are there still.
     """
     with held_state(config):
         pool = engines.Engines(engines.Settings(directory=config.state / "engines"), program=find_engine_program())
         await pool.adopt()
-        await pool.close(end_idle=True)
+        try:
+            await _give_up_pods(config.state / "pods", pool, force=force)
+        finally:
+            await pool.close(end_idle=True)
         return await asyncio.to_thread(Namespace(config.state, node="").remove)
+
+
+async def _give_up_pods(directory: Path, pool: engines.Engines, *, force: bool) -> None:
+    """Remove what the cluster and manifest files have on this machine; a terminal's pods stay."""
+    here = [each for each in map(bundles.load, directory.iterdir()) if each is not None] if directory.is_dir() else []
+    others = [each for each in here if each.source != "local"]
+    if others and not force:
+        names = ", ".join(f"{each.pod.metadata.namespace}/{each.pod.metadata.name}" for each in others[:3])
+        raise ConflictError(
+            f"{len(others)} pods of the cluster are on this machine yet: {names}{', …' if len(others) > 3 else ''}",
+            hint="`kubectl drain` the node while its agent runs; or `wasmlet leave --force` ends them here",
+        )
+    if others:
+        stays = {each.uid for each in here} - {each.uid for each in others}
+        await orphans.clean(directory, pool, is_known=stays.__contains__)
+        await pool.until_ended({each.uid for each in others})
 
 
 async def _connect(settings: ClusterSettings) -> Cluster:

@@ -277,7 +277,7 @@ def _leaving(node: Node) -> None:
     path = node.namespace.path
     node.stop(kill=False)
     assert path.exists()
-    assert b"in use by pods" in node.wasmlet("leave", status=None).stderr
+    assert b"pods of the cluster are on this machine yet" in node.wasmlet("leave", status=2).stderr
     node.start()
     node.wait()
     node.cluster.kubectl("delete", "deployment", f"on-{node.name}", "--cascade=foreground", "--timeout=40s")
@@ -287,7 +287,7 @@ def _leaving(node: Node) -> None:
     assert b"the pods' network is gone" in node.wasmlet("leave").stdout
     assert not path.exists()
     assert not (node.wasmlet.state / "kubeconfig").exists()
-    assert b"there was no pod network" in node.wasmlet("leave").stdout
+    assert b"there was no identity" in node.wasmlet("leave").stdout
 
 
 def _is_ready(pod: dict[str, Any]) -> bool:

@@ -89,8 +89,9 @@ class Node:
         before = self._starts()
         with self.log.open("ab") as log:
             self.process = self.wasmlet.start(
-                "node", "--node-name", self.name, "--port", self.port, "--healthz-port", "0", *flags, output=log
-            )
+                "node", "--node-name", self.name, "--port", self.port, "--healthz-port", "0",
+                "--network", "host", *flags, output=log,
+            )  # fmt: skip
         # The cluster may still believe what the agent before this one said.
         eventually_now(lambda: self._starts() > before, self.log.read_text, seconds=40)
         eventually_now(lambda: self.condition("Ready")["status"] == "True", self.log.read_text, seconds=40)

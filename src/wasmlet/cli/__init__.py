@@ -33,7 +33,7 @@ COMMANDS = {
     "rmi": "images",
     "node": "node",
     "join": "node",
-    "leave": "node",
+    "leave": "leave",
     "completion": "completion",
 }
 """Command → the module of this package that defines it."""

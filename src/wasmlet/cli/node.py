@@ -1,4 +1,4 @@
-"""`wasmlet node`: the agent, in the foreground; `wasmlet join`: its identity in a cluster, `wasmlet leave`: its end."""
+"""`wasmlet node`: the agent, in the foreground; `wasmlet join`: its identity in a cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from wasmlet import agent, config
-from wasmlet.base import beneath
 from wasmlet.cli.connect import KUBECONFIG_NAME
 
 if TYPE_CHECKING:
@@ -186,21 +185,6 @@ def join_command(
         )
     )  # fmt: skip
     click.echo(f"joined as {joining.node}; start the node with: wasmlet node")
-
-
-@click.command("leave")
-@click.pass_obj
-def leave_command(state: str | None) -> None:
-    """Undo what `wasmlet join` and `wasmlet node` made on this machine: the pods' network and the identity.
-
-    The agent has to be stopped, and its pods removed, before. The Node object is for administrators to delete.
-    """
-    settings = config.load(state=state)
-    removed = asyncio.run(agent.leave(settings))
-    (settings.state / KUBECONFIG_NAME).unlink(missing_ok=True)
-    beneath.remove_tree(settings.state / "pki")
-    click.echo("the pods' network is gone" if removed else "there was no pod network")
-    click.echo("delete the Node, if its cluster has it still: kubectl delete node NAME")
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -14,7 +14,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -79,6 +79,10 @@ class Handle:
     def is_busy(self) -> bool:
         """Whether any sandbox runs in it."""
         return any(account.state != "exited" for account in self.accounts.values())
+
+    def runs_any(self, pods: Collection[str]) -> bool:
+        """Whether a sandbox of any of these pods (by UID) runs in it."""
+        return any(each.pod_uid in pods and each.state != "exited" for each in self.accounts.values())
 
     @property
     def running(self) -> int:
@@ -218,6 +222,12 @@ class Engines:
         except EngineGoneError:
             if self.is_alive(engine):
                 raise  # it may have lost the request: the caller asks again
+
+    async def until_ended(self, pods: Collection[str], *, seconds: float = END_DEADLINE_SECONDS) -> None:
+        """Wait until no sandbox of these pods (by UID) runs any more, `seconds` at most."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(each.runs_any(pods) for each in self.handles):  # noqa: ASYNC110
+            await asyncio.sleep(START_POLL_SECONDS)
 
     async def forget(self, engine: str, identity: str) -> None:
         """Drop an ended sandbox from the engine's account, after its end was saved."""

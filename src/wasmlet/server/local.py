@@ -52,6 +52,20 @@ _STATUS: tuple[tuple[type[WasmletError], int], ...] = (
 )
 
 
+def _refuse_others(bundle: Bundle) -> None:
+    """A pod is ended by whoever brought it: ended here, a cluster would find it failed, and a file make it anew."""
+    meta = bundle.pod.metadata
+    if bundle.source == "file":
+        raise ConflictError(
+            f"pod {meta.namespace}/{meta.name} comes from {bundle.file}", hint="remove the file, and the pod ends"
+        )
+    if bundle.source != "local":
+        raise ConflictError(
+            f"pod {meta.namespace}/{meta.name} belongs to the cluster",
+            hint=f"kubectl delete pod -n {meta.namespace} {meta.name}; or wasmlet leave --force without an agent",
+        )
+
+
 def http_status(error: WasmletError) -> int:
     """The status that stands for an error; the one place that says so."""
     return next(code for kind, code in _STATUS if isinstance(error, kind))
@@ -143,6 +157,7 @@ class LocalServer:
         if seconds is not None and not math.isfinite(seconds):
             raise UserError(f"gracePeriodSeconds={grace!r} is no number of seconds")
         remove = request.query.get("remove", "true") == "true"
+        _refuse_others(self._dispatch.get(request.match_info["uid"]).bundle)
         self._dispatch.end(request.match_info["uid"], grace_seconds=seconds, remove=remove)
         return _json({}, status=202)
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ NODE: Final = "wasmlet"
 START_SECONDS: Final = 130.0
 COMMAND_SECONDS: Final = 60.0
 STOP_SECONDS: Final = 30.0
+# What the demos' manifests name.
+SERVED_PORT: Final = 8080
 # <sys/prctl.h>
 PR_SET_CHILD_SUBREAPER: Final = 36
 
@@ -103,12 +106,33 @@ def walk(session: Session) -> int:
         pod, image = prepare(session, demo)
         session.show("wasmlet", "push", str(demo / f"{pod}.wasm"), image)
         session.show("kubectl", "apply", "-f", f"{demo.name}.yaml")
-        session.show("kubectl", "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{pod}", "--timeout=50s")
-        if session.show("kubectl", "logs", pod) != (demo / "expected.txt").read_text():
+        printed = ask(session, demo, pod) if (demo / "request.txt").exists() else wait(session, pod)
+        if printed != (demo / "expected.txt").read_text():
             print(f"demo {demo.name}: not what expected.txt says")
             failed = 1
         session.show("kubectl", "delete", "-f", f"{demo.name}.yaml")
     return failed
+
+
+def wait(session: Session, pod: str) -> str:
+    """What a command printed, once it has ended well."""
+    session.show("kubectl", "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{pod}", "--timeout=50s")
+    return session.show("kubectl", "logs", pod)
+
+
+def ask(session: Session, demo: Path, pod: str) -> str:
+    """What a server answers to the demo's request, once it is ready."""
+    session.show("kubectl", "wait", "--for=condition=Ready", f"pod/{pod}", "--timeout=50s")
+    address = session.show("kubectl", "get", "pod", pod, "--output=jsonpath={.status.podIP}")
+    url = f"http://{address}:{SERVED_PORT}{(demo / 'request.txt').read_text().strip()}"
+    print("$ curl", url, flush=True)
+    try:
+        with urllib.request.urlopen(url, timeout=COMMAND_SECONDS) as answer:
+            body: str = answer.read().decode()
+    except OSError as error:
+        raise DemoError(f"{url}: {error}") from error
+    print(body, flush=True)
+    return body
 
 
 def prepare(session: Session, demo: Path) -> tuple[str, str]:

@@ -9,11 +9,12 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from wasmlet.base.errors import RetryableError, WasmletError
-from wasmlet.kube.errors import RESOURCE_VERSION_TOO_LARGE, failure, parse_status
+from wasmlet.kube.errors import RESOURCE_VERSION_TOO_LARGE, UnreachableError, failure, parse_status
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.pace import BackOff, Limiter
 from wasmlet.kube.settings import Settings
@@ -54,6 +55,10 @@ class Calls:
         """See `Client.sharing`."""
         seconds = timeout_seconds if timeout_seconds is not None else self._timeout_seconds
         return Calls(self._settings, self._shared, limiter=limiter, timeout_seconds=seconds)
+
+    def level(self, usual: int) -> int:
+        """See `Client.level`."""
+        return self._shared.outage.level(usual)
 
     async def close(self) -> None:
         """See `Client.close`."""
@@ -98,7 +103,8 @@ class Calls:
                 delay = self._delay(later, method, back_off)
                 if delay is None or attempt == self._settings.attempts:
                     raise later.error from later.__cause__
-                logger.info("request delayed: %s", later.error.message, extra={"attempt": attempt, "seconds": delay})
+                extra = {"attempt": attempt, "seconds": delay}
+                logger.log(self.level(logging.INFO), "request delayed: %s", later.error.message, extra=extra)
             await asyncio.sleep(delay)
         raise AssertionError("attempts is at least 1")
 
@@ -116,10 +122,18 @@ class Calls:
         request = Request(method="GET", path=path, what=what, query=_pairs(query), idle_seconds=idle_seconds)
         await self._take_turn()
         connection = await self._shared.connection()
-        async with connection.exchange(request, is_stream=True) as response:
-            if response.status >= _REDIRECTION:
-                raise (await _failure(response, request)).error
-            yield response.content
+        has_answered = False
+        try:
+            async with connection.exchange(request, is_stream=True) as response:
+                has_answered = True
+                self._shared.outage.ends()
+                if response.status >= _REDIRECTION:
+                    raise (await _failure(response, request)).error
+                yield response.content
+        except UnreachableError as error:
+            if not has_answered:  # a watch that is cut later says nothing of the server: the next request does
+                self._shared.outage.begins(error)
+            raise
 
     async def _once(self, request: Request) -> bytes:
         """One attempt.
@@ -135,10 +149,13 @@ class Calls:
         async with self._shared.permits:
             try:
                 async with connection.exchange(request) as response:
+                    self._shared.outage.ends()
                     if response.status < _REDIRECTION:
                         return await read_bounded(response, self._settings.max_body_bytes, what=request.what)
                     raise await _failure(response, request)
             except RetryableError as error:
+                if isinstance(error, UnreachableError):
+                    self._shared.outage.begins(error)
                 raise _LaterError(error, code=0) from error
 
     async def _take_turn(self) -> None:
@@ -169,6 +186,32 @@ class _LaterError(Exception):
         self.code = code
 
 
+class Outage:
+    """The time in which the API server is not there: its beginning and its end are told, once each."""
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Outage {'none' if self._since is None else f'since {self._since:.0f}'}>"
+
+    def begins(self, error: UnreachableError) -> None:
+        """A request found nobody."""
+        if self._since is None:
+            self._since = time.monotonic()
+            logger.warning("API server away: %s", error)
+
+    def ends(self) -> None:
+        """The server has answered, whatever it said."""
+        if self._since is not None:
+            logger.warning("API server back", extra={"seconds": time.monotonic() - self._since})
+            self._since = None
+
+    def level(self, usual: int) -> int:
+        """See `Client.level`."""
+        return usual if self._since is None else logging.DEBUG
+
+
 class Shared:
     """What clients with different limits have in common. The connection is made when it is first needed."""
 
@@ -177,6 +220,7 @@ class Shared:
         self._settings = settings
         self._connection: Connection | None = None
         self._is_closed = False
+        self.outage = Outage()
         self.permits = asyncio.Semaphore(settings.parallel_requests)
 
     async def connection(self) -> Connection:

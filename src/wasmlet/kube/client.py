@@ -85,6 +85,13 @@ class Client:
         calls = self._calls.sharing(limiter=limiter, timeout_seconds=timeout_seconds)
         return Client(self._access, settings=self.settings, calls=calls)
 
+    def level(self, usual: int) -> int:
+        """At which level to tell of a failed request: `usual`, or DEBUG while the API server is away.
+
+        That it is away is told once by the client itself; what fails because of it would drown everything else.
+        """
+        return self._calls.level(usual)
+
     async def close(self) -> None:
         """End every request, watch and connection, those of the clients that share them too. Idempotent."""
         await self._calls.close()

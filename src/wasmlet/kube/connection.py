@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from wasmlet import __version__
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.base.sockets import Sockets
 from wasmlet.kube.credentials import UNUSABLE_CREDENTIALS, Credentials, Identity, tls_context
+from wasmlet.kube.errors import UnreachableError
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.settings import Settings
 
@@ -258,7 +260,7 @@ def _translated(access: Access, request: Request, settings: Settings) -> Iterato
     try:
         yield
     except aiohttp.ClientConnectorDNSError as error:
-        raise RetryableError(
+        raise UnreachableError(
             f"{to}the name of the API server {server} cannot be resolved", hint=f"check server in {access.source}"
         ) from error
     except aiohttp.ClientConnectorCertificateError as error:
@@ -268,16 +270,21 @@ def _translated(access: Access, request: Request, settings: Settings) -> Iterato
             reason=UNUSABLE_CREDENTIALS,
         ) from error
     except aiohttp.ClientConnectorSSLError as error:
-        raise RetryableError(f"{to}{server} does not shake hands in TLS: {error.strerror or error}") from error
+        raise UnreachableError(f"{to}{server} does not shake hands in TLS: {error.strerror or error}") from error
     except aiohttp.ConnectionTimeoutError as error:
         seconds = settings.connect_timeout_seconds
-        raise RetryableError(f"{to}{server} cannot be reached within {seconds:g} s") from error
+        raise UnreachableError(f"{to}{server} cannot be reached within {seconds:g} s") from error
     except TimeoutError as error:
         limits = [each for each in (request.timeout_seconds, request.idle_seconds) if each is not None]
         raise RetryableError(f"{to}{server} did not answer within {min(limits, default=0):g} s") from error
     except aiohttp.ClientConnectorError as error:
-        why = error.strerror or "no connection"
-        raise RetryableError(f"{to}cannot connect to the API server {server}: {why}") from error
+        raise UnreachableError(f"{to}cannot connect to the API server {server}: {_why(error)}") from error
     except (aiohttp.ClientError, ssl.SSLError) as error:
         # TLS 1.3 refuses our certificate only when we read: that is an SSLError here.
-        raise RetryableError(f"{to}the connection to {server} broke ({type(error).__name__})") from None
+        raise UnreachableError(f"{to}the connection to {server} broke ({type(error).__name__})") from None
+
+
+def _why(error: aiohttp.ClientConnectorError) -> str:
+    """The system's word: asyncio's own text is `Connect call failed ('127.0.0.1', 1)`."""
+    code = error.os_error.errno
+    return os.strerror(code).lower() if code else error.strerror or "no connection"

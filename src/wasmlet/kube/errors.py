@@ -22,6 +22,7 @@ __all__ = [
     "StatusDetails",
     "TooManyRequestsError",
     "UnauthorizedError",
+    "UnreachableError",
     "failure",
     "parse_status",
 ]
@@ -80,6 +81,10 @@ class ForbiddenError(RetryableError):
 
 class UnauthorizedError(RetryableError):
     """The API server does not know us (401): the credentials must change before it can work."""
+
+
+class UnreachableError(RetryableError):
+    """The API server is not there: its name, the connection or TLS failed, or it hung up without an answer."""
 
 
 class TooManyRequestsError(RetryableError):

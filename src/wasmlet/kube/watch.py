@@ -125,12 +125,13 @@ async def watch_resource(
                         yield change
             if reflector.is_productive:
                 continue
-            error: WasmletError = RetryableError(f"a {reflector.what} ended at once, again and again")
+            error: WasmletError = RetryableError(f"cannot {reflector.what}: it ended at once, again and again")
         except WasmletError as caught:
             error = caught
         if reflector.forgives(error):
             continue
-        logger.info("watch interrupted: %s", error.message, extra={"resource": resource.plural})
+        level = client.level(logging.INFO)
+        logger.log(level, "watch interrupted: %s", error.message, extra={"resource": resource.plural})
         yield Unavailable(error)
         await asyncio.sleep(max(back_off.next(), getattr(error, "retry_after_seconds", None) or 0.0))
 
@@ -159,7 +160,7 @@ class Reflector(Generic[T]):
         self._namespace = namespace
         self._selectors = {"labelSelector": label_selector, "fieldSelector": field_selector}
         self._list_version = "" if is_fresh else "0"
-        self.what = f"watch of {resource.plural}" + (f" in {namespace}" if namespace else "")
+        self.what = f"watch {resource.plural}" + (f" in {namespace}" if namespace else "")
         self.version = ""
         self.known: dict[str, T] = {}
         self.is_productive = False

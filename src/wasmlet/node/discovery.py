@@ -125,7 +125,7 @@ async def _verified_authority(access: Access, token: Token, ca_hashes: Sequence[
                 except RetryableError as error:
                     last = error
                     if str(error) != told:  # five minutes are long for somebody who has mistyped an address
-                        logger.warning("waiting for the cluster: %s", error)
+                        logger.log(client.level(logging.WARNING), "waiting for the cluster: %s", error)
                     told = str(error)
                 await asyncio.sleep(RETRY_SECONDS)
     except TimeoutError:

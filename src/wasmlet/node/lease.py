@@ -73,7 +73,8 @@ class LeaseRenewer:
             try:
                 await self.renew()
             except WasmletError as error:
-                logger.warning("lease renewal failed: %s", error, extra={"node": self._node})
+                level = self._client.level(logging.WARNING)
+                logger.log(level, "lease renewal failed: %s", error, extra={"node": self._node})
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval * random.uniform(1.0, 1.0 + JITTER)):  # noqa: S311
                     await self._woken.wait()
@@ -107,7 +108,7 @@ class LeaseRenewer:
             except WasmletError as error:
                 delay = back_off.next()
                 extra = {"node": self._node, "retry_seconds": delay}
-                logger.warning("lease not there: %s", error, extra=extra)
+                logger.log(self._client.level(logging.WARNING), "lease not there: %s", error, extra=extra)
             await asyncio.sleep(delay)
 
     async def _get_or_create(self) -> Lease:

@@ -167,7 +167,8 @@ async def register(
                 raise
             delay = back_off.next()
             # A credential for another node's name looks like this: said, not given up, since rights may come later.
-            logger.warning("registration failed: %s", error, extra={"node": settings.name, "retry_seconds": delay})
+            extra = {"node": settings.name, "retry_seconds": delay}
+            logger.log(client.level(logging.WARNING), "registration failed: %s", error, extra=extra)
         await asyncio.sleep(delay * random.uniform(1.0, 1.1))  # noqa: S311  # spreads the nodes of a cluster
 
 

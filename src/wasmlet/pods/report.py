@@ -117,7 +117,7 @@ class Reporter:
                 self.forget(uid)  # the object is gone, or its name belongs to another pod
             except WasmletError as error:
                 level = logging.INFO if isinstance(error, RetryableError) else logging.ERROR
-                logger.log(level, "reporting failed", extra={"pod": uid, "error": str(error)})
+                logger.log(self._client.level(level), "reporting failed", extra={"pod": uid, "error": str(error)})
                 asyncio.get_running_loop().call_later(self._resync_seconds, self.changed, worker)
             finally:
                 self._busy.discard(uid)

@@ -1,6 +1,7 @@
 """Requests over real HTTP and TLS: types, queries, errors, second attempts, limits, new credentials."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import logging
@@ -18,11 +19,20 @@ from tests.support.fake_api import Authorities, FakeApi, status, times
 from tests.support.waiting import eventually
 from tests.unit.kube.conftest import SETTINGS
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.tasks import Tasks
 from wasmlet.kube.client import Client, Patch
-from wasmlet.kube.errors import AlreadyExistsError, ForbiddenError, InvalidError, OutdatedError, UnauthorizedError
+from wasmlet.kube.errors import (
+    AlreadyExistsError,
+    ForbiddenError,
+    InvalidError,
+    OutdatedError,
+    UnauthorizedError,
+    UnreachableError,
+)
 from wasmlet.kube.kubeconfig import Access, ExecPlugin
 from wasmlet.kube.resources import CONFIG_MAPS, PODS, SECRETS
 from wasmlet.kube.types import ConfigMap, ObjectMeta, Pod
+from wasmlet.kube.watch import Synced, Unavailable, watch_resource
 
 
 def pod(name: str, **metadata: Any) -> dict[str, Any]:
@@ -169,11 +179,49 @@ async def test_a_cut_line(api: FakeApi, client: Client) -> None:
 async def test_nobody_is_there() -> None:
     client = Client(Access(source="the file", server="http://127.0.0.1:1"), settings=SETTINGS)
     with pytest.raises(
-        RetryableError, match=r"cannot list pods: cannot connect to the API server 127\.0\.0\.1:1"
+        RetryableError, match=r"cannot list pods: cannot connect to the API server 127\.0\.0\.1:1: connection refused"
     ) as raised:
         await client.list(PODS)
     assert raised.value.fault.value == "cluster"
     await client.close()
+
+
+async def test_an_outage_is_told_at_its_beginning_and_at_its_end(
+    api: FakeApi, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    tasks, other = Tasks(), client.sharing(queries_per_second=None)
+    cut = True
+
+    async def behave(request: web.Request) -> web.StreamResponse | None:
+        if cut:
+            assert request.transport is not None
+            request.transport.abort()
+            await asyncio.sleep(5)
+        return None
+
+    async def follow() -> None:
+        async with contextlib.aclosing(watch_resource(client, PODS)) as events:
+            async for each in events:
+                seen.append(each)  # noqa: PERF401  # it is endless
+
+    seen: list[object] = []
+    api.behaviours.append(behave)
+    assert client.level(logging.INFO) == logging.INFO
+    tasks.start(follow(), name="watch")
+    await eventually(lambda: sum(isinstance(each, Unavailable) for each in seen) > 2, seen)
+    with pytest.raises(UnreachableError):
+        await other.create(CONFIG_MAPS, ConfigMap(metadata=ObjectMeta(name="a")), namespace="n")
+    assert client.level(logging.INFO) == other.level(logging.ERROR) == logging.DEBUG
+    cut = False
+    await eventually(lambda: Synced() in seen, seen)
+    await tasks.close()
+    told = [each.getMessage() for each in caplog.records if each.levelno > logging.DEBUG]
+    beginning, end = told
+    assert beginning.startswith("API server away: cannot list pods: the connection to 127.0.0.1")
+    assert end == "API server back"
+    assert "watch interrupted" in caplog.text
+    assert client.level(logging.INFO) == logging.INFO
 
 
 async def test_an_answer_that_never_comes_and_one_that_never_ends(api: FakeApi) -> None:

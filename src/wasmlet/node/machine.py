@@ -79,8 +79,11 @@ def amounts(directory: Path, root: Path = ROOT) -> Amounts:
         WasmletError: /proc or the directory cannot be read.
     """
     try:
-        memory = _meminfo(root)
         disk = os.statvfs(directory)
+    except OSError as error:
+        raise WasmletError(f"the state directory {directory} cannot be used: {error.strerror}") from error
+    try:
+        memory = _meminfo(root)
         cores = os.cpu_count() or 1
         pids = int((root / "proc/sys/kernel/pid_max").read_text())
         running = int((root / "proc/loadavg").read_text().split()[3].partition("/")[2])

@@ -16,6 +16,7 @@ from wasmlet.base.errors import NotFoundError, RetryableError, UserError, Wasmle
 from wasmlet.kube.client import Client, Patch
 from wasmlet.node import addresses, machine
 from wasmlet.node.conditions import Health, Network, NodeEvent, abandoned, assess, pressed, sustained
+from wasmlet.node.machine import Amounts
 from wasmlet.node.objects import NODES, NodeCondition, NodeObject, NodeStatus
 from wasmlet.node.own import OwnNode
 from wasmlet.node.registration import managed_labels, patch_node
@@ -102,6 +103,8 @@ class Reporter:
         self._pressure_seen_at: dict[str, float] = {}
         self._addresses_due = 0.0
         self._address_problem = ""
+        self._amounts: Amounts | None = None
+        self._amounts_problem = ""
         self._woken = asyncio.Event()
         self._sent = _Sent()
         self.addresses: tuple[str, ...] = ()
@@ -119,8 +122,8 @@ class Reporter:
     @property
     def problems(self) -> tuple[str, ...]:
         """All reasons against Ready."""
-        own = (self._address_problem,) if self._address_problem else ()
-        return (*self.local_problems, *own, *self._sources.problems())
+        own = filter(None, (self._address_problem, self._amounts_problem))
+        return tuple(dict.fromkeys((*self.local_problems, *own, *self._sources.problems())))
 
     # --- computing ----------------------------------------------------------------------------------------------------
 
@@ -128,12 +131,12 @@ class Reporter:
         """What is known of the node now; the conditions are still empty.
 
         Raises:
-            WasmletError: The machine cannot be read.
+            WasmletError: The machine cannot be read, and never could be.
         """
         await self._find_addresses()
         return Knowledge(
             identity=self._identity,
-            amounts=machine.amounts(self._settings.directory),
+            amounts=self._measured(),
             addresses=self.addresses,
             conditions=(),
             kubelet_version=self.kubelet_version,
@@ -151,6 +154,17 @@ class Reporter:
         health = Health(pressures=pressures, problems=self.problems, network=self._sources.network())
         conditions, events = assess(health, previous=previous, node=self._settings.name, now=to_text(moment))
         return render(dataclasses.replace(knowledge, conditions=conditions), self._settings), events
+
+    def _measured(self) -> Amounts:
+        """What the machine has; what it had last, with a reason against Ready, while it cannot be read."""
+        try:
+            self._amounts = machine.amounts(self._settings.directory)
+            self._amounts_problem = ""
+        except WasmletError as error:
+            if self._amounts is None:
+                raise
+            self._amounts_problem = error.message
+        return self._amounts
 
     async def _find_addresses(self) -> None:
         moment = asyncio.get_running_loop().time()
@@ -180,7 +194,8 @@ class Reporter:
             try:
                 await self.report()
             except WasmletError as error:
-                logger.warning("status not sent: %s", error, extra={"node": self._settings.name})
+                level = self._client.level(logging.WARNING)
+                logger.log(level, "status not sent: %s", error, extra={"node": self._settings.name})
             if was_ready:
                 hurry_until = 0.0
             seconds = self._settings.status_seconds * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311

@@ -9,9 +9,10 @@ import pytest
 
 from tests.unit.node import virtual
 from tests.unit.node.samples import amounts, settings
-from wasmlet.base.errors import RetryableError, UserError
+from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.node import addresses, machine
-from wasmlet.node.objects import NODES, NodeObject, NodeStatus
+from wasmlet.node.machine import Amounts
+from wasmlet.node.objects import NODES, NodeCondition, NodeObject, NodeStatus
 from wasmlet.node.own import OwnNode
 from wasmlet.node.registration import initial_node
 from wasmlet.node.report import Reporter, Sources
@@ -211,6 +212,35 @@ def test_a_pressure_becomes_a_condition_and_stays_for_five_minutes(world: World)
     assert pressure is not None
     assert pressure.status == "False"
     assert "NodeHasInsufficientMemory" in world.events
+
+
+def test_a_machine_that_cannot_be_read_any_more_is_a_reason_against_ready(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = "the state directory /s cannot be used: No such file or directory"
+
+    def unreadable(_: object) -> Amounts:
+        raise WasmletError(lost)
+
+    async def story(reporter: Reporter) -> None:
+        await asyncio.sleep(1)
+        monkeypatch.setattr(machine, "amounts", unreadable)
+        world.problems = (lost,)
+        await asyncio.sleep(20)
+        ready = ready_of(world)
+        assert (ready.status, ready.message) == ("False", lost)
+        monkeypatch.setattr(machine, "amounts", lambda _: amounts())
+        world.problems = ()
+        await asyncio.sleep(20)
+        assert ready_of(world).status == "True"
+
+    world.run(60, story)
+
+
+def ready_of(world: World) -> NodeCondition:
+    node: NodeObject = world.api.objects["nodes", "n"]
+    (found,) = [each for each in node.status.conditions if each.type == "Ready"]
+    return found
 
 
 def test_a_node_that_is_gone_is_the_watchs_to_make_again(world: World) -> None:

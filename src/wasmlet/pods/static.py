@@ -163,6 +163,9 @@ class StaticSource:
         self._clock = clock
         self._files: dict[Path, _File] = {}
         self._pods: dict[str, tuple[Path, Pod]] = {}
+        self._problem = ""  # this and the next two: what was told already
+        self._duplicates: dict[Path, Path] = {}
+        self._untaken: dict[Path, str] = {}
         dispatch.unreported.add(SOURCE)
         dispatch.on_change.append(self._changed)
 
@@ -189,23 +192,38 @@ class StaticSource:
         """Read the directory, and bring the pods in line with it. A directory that cannot be read changes nothing."""
         try:
             found = await asyncio.to_thread(_read_all, self._directory)
+        except FileNotFoundError as error:
+            self._tell("manifest directory not there, so there are no static pods", error)
+            found = {}
         except OSError as error:
-            logger.error("reading manifests failed", extra={"directory": str(self._directory), "error": str(error)})
+            self._tell("reading manifests failed", error)
             return
+        else:
+            self._problem = ""
         self._files = {path: self._read(path, content) for path, content in sorted(found.items())}
         self._pods = {}
         names: dict[tuple[str, str], Path] = {}
+        told, self._duplicates = self._duplicates, {}
         for path, file in self._files.items():
             if file.pod is None:
                 continue
             name = (file.pod.metadata.namespace, file.pod.metadata.name)
             if (first := names.setdefault(name, path)) != path:
-                logger.error("duplicate pod name", extra={"file": str(path), "first": str(first), "pod": name[1]})
+                self._duplicates[path] = first
+                if told.get(path) != first:
+                    logger.error("duplicate pod name", extra={"file": str(path), "first": str(first), "pod": name[1]})
                 continue
             self._pods[file.pod.metadata.uid] = (path, file.pod)
         self.has_synced = True
         self._dispatch.reported(SOURCE)
         self._act()
+
+    def _tell(self, problem: str, error: OSError) -> None:
+        """Say once what is wrong with the directory."""
+        text = f"{problem}: {error.strerror}"
+        if text != self._problem:
+            logger.warning(problem, extra={"directory": str(self._directory), "error": error.strerror})
+        self._problem = text
 
     def _read(self, path: Path, content: bytes | None) -> _File:
         before = self._files.get(path)
@@ -234,6 +252,7 @@ class StaticSource:
                     continue  # an earlier agent read it when it was whole
                 logger.info("static pod ending", extra={"pod": bundle.pod.metadata.name, "file": bundle.file})
                 self._dispatch.end(bundle.uid, remove=True)
+        told, self._untaken = self._untaken, {}
         for uid, (path, pod) in self._pods.items():
             meta = pod.metadata
             if self._dispatch.has(uid) or self._predecessors(meta.namespace, meta.name):
@@ -241,7 +260,9 @@ class StaticSource:
             try:
                 self._dispatch.submit(Bundle(pod=pod, source=SOURCE, file=str(path)))
             except WasmletError as error:
-                logger.error("taking a static pod failed", extra={"file": str(path), "error": str(error)})
+                self._untaken[path] = str(error)
+                if told.get(path) != str(error):
+                    logger.error("taking a static pod failed", extra={"file": str(path), "error": str(error)})
 
     def _is_broken(self, path: Path) -> bool:
         file = self._files.get(path)
@@ -279,14 +300,12 @@ def _read_all(directory: Path) -> dict[Path, bytes | None]:
     """The content of each manifest; None for one that cannot be read. Dot-files and directories are passed over.
 
     Raises:
-        OSError: The directory cannot be read; a missing one is empty.
+        FileNotFoundError: There is no such directory, which is as if it were empty.
+        OSError: The directory cannot be read.
     """
     if directory.is_file():
         return {directory: _content(directory)}
-    try:
-        paths = [each for each in directory.iterdir() if not each.name.startswith(".") and not each.is_dir()]
-    except FileNotFoundError:
-        return {}
+    paths = [each for each in directory.iterdir() if not each.name.startswith(".") and not each.is_dir()]
     return {path: _content(path) for path in paths}
 
 

@@ -266,8 +266,13 @@ async def test_a_pod_whose_file_is_still_there_does_not_notice_a_new_agent(files
 
 
 async def test_a_missing_directory_is_empty_and_one_that_cannot_be_read_is_not(
-    files: Files, monkeypatch: pytest.MonkeyPatch
+    files: Files, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    def told(problem: str) -> int:
+        found = [each for each in caplog.records if each.getMessage().startswith(problem)]
+        assert all(vars(each)["directory"] == str(files.directory) for each in found)
+        return len(found)
+
     files.rescan_seconds = 0.02
     files.write("web.yaml", manifest())
     source = files.follow()
@@ -279,20 +284,27 @@ async def test_a_missing_directory_is_empty_and_one_that_cannot_be_read_is_not(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "iterdir", denied)
         await source.scan()
+        await source.scan()
         assert files.workers()[0].facts.deletion is None
-    files.directory.rename(files.directory.with_name("elsewhere"))
-    await eventually(lambda: not files.workers(), files.agent.dispatch)
-    files.directory.with_name("elsewhere").rename(files.directory)
-    await files.until_running()
+        assert told("reading manifests failed") == 1
+    for number in (1, 2):
+        files.directory.rename(files.directory.with_name("elsewhere"))
+        await eventually(lambda: not files.workers(), files.agent.dispatch)
+        await source.scan()
+        assert told("manifest directory not there") == number
+        files.directory.with_name("elsewhere").rename(files.directory)
+        await files.until_running()
 
 
 async def test_two_files_with_one_name_are_one_pod(files: Files, caplog: pytest.LogCaptureFixture) -> None:
     files.write("a.yaml", manifest())
     files.write("b.yaml", manifest("web", "600"))
-    files.follow()
+    source = files.follow()
     await files.until_running()
     assert [each.bundle.file for each in files.workers()] == [str(files.directory / "a.yaml")]
-    assert "duplicate pod name" in caplog.text
+    await source.scan()
+    await source.scan()
+    assert caplog.text.count("duplicate pod name") == 1
     (files.directory / "a.yaml").unlink()
     await eventually(
         lambda: [each.bundle.file for each in files.workers()] == [str(files.directory / "b.yaml")], files.workers

@@ -20,6 +20,7 @@ import ipaddress
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -52,6 +53,7 @@ INNER_MAC: Final = "02:77:6c:00:00:02"
 HOPS: Final = {4: ("169.254.1.1", "169.254.1.2"), 6: ("fe80::1", "fe80::2")}
 """Next hops by family: the machine's as the namespace sees it, and the other way. Calico's precedent."""
 
+IN_USE: Final = "PodCIDRInUse"
 HINT: Final = "or give pods the node's own address: wasmlet node --network host"
 
 
@@ -118,10 +120,7 @@ class Namespace:
             shown = _run("ip", f"-{_family(each)}", "-json", "route", "show", "exact", each)
             others = [row.get("dev", row.get("type", "?")) for row in _rows(shown) if row.get("dev") != self.device]
             if others:
-                raise RetryableError(
-                    f"the pod range {each} has a route to {others[0]} on this machine already",
-                    hint=f"remove that route, {HINT}", reason="PodCIDRInUse",
-                )  # fmt: skip
+                raise _taken(each, others[0])
 
     def _pin(self) -> None:
         """Name the namespace: the one in which engines live, if somebody has removed its name; else a new one."""
@@ -198,6 +197,23 @@ class Namespace:
 
 
 # --- what is made, as text --------------------------------------------------------------------------------------------
+
+
+def _taken(pod_range: str, device: str) -> RetryableError:
+    """Somebody else has the range; another wasmlet of this machine is known by its device."""
+    if found := re.fullmatch(r"wasm([0-9a-f]{8})", device):
+        name = f"wasmlet-{found[1]}"
+        return RetryableError(
+            f"the pod range {pod_range} belongs to another wasmlet of this machine already (device {device})",
+            hint="if it is of no use any more: wasmlet leave, with its --state; where that directory is lost: "
+            f"ip netns delete {name}; nft delete table inet {name}",
+            reason=IN_USE,
+        )
+    return RetryableError(
+        f"the pod range {pod_range} has a route to {device} on this machine already",
+        hint=f"remove that route, {HINT}",
+        reason=IN_USE,
+    )
 
 
 def outer_lines(device: str, ranges: Sequence[str]) -> list[str]:

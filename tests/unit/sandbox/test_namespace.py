@@ -194,6 +194,16 @@ def test_a_range_that_leads_elsewhere_is_left_alone(lab: Lab, state_directory: P
     assert not (state_directory / namespace.RECORD_NAME).exists()
 
 
+def test_a_range_of_another_wasmlet_says_how_it_goes(lab: Lab, state_directory: Path) -> None:
+    lab.node.ip("link", "add", "wasm629734a1", "type", "dummy")
+    lab.node.ip("link", "set", "wasm629734a1", "up")
+    lab.node.ip("route", "add", "10.77.0.0/22", "dev", "wasm629734a1")
+    with pytest.raises(RetryableError, match=r"belongs to another wasmlet of this machine") as caught:
+        lab.node.do(lambda: Namespace(state_directory, node="node").make(RANGES))
+    assert caught.value.reason == "PodCIDRInUse"
+    assert "ip netns delete wasmlet-629734a1; nft delete table inet wasmlet-629734a1" in str(caught.value)
+
+
 @pytest.mark.parametrize(("program", "package"), [("ip", "iproute2"), ("nft", "nftables")])
 def test_a_program_that_is_not_there_is_named(
     lab: Lab, state_directory: Path, monkeypatch: pytest.MonkeyPatch, program: str, package: str

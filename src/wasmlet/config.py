@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -22,6 +22,10 @@ from wasmlet.base.files import read_if_present
 
 NetworkMode = Literal["podcidr", "host"]
 NETWORK_MODES: tuple[NetworkMode, ...] = ("podcidr", "host")
+
+MAX_PORT = 65535
+Port = Annotated[int, msgspec.Meta(ge=0, le=MAX_PORT)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
@@ -46,16 +50,16 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
 
     insecure_registries: list[str] = []
     ca_files: list[str] = []
-    compile_memory_mib: int = 2048
-    engine_idle_seconds: float = 60.0
-    agent_idle_seconds: float = 300.0
+    compile_memory_mib: Annotated[int, msgspec.Meta(ge=1)] = 2048
+    engine_idle_seconds: Seconds = 60.0
+    agent_idle_seconds: Seconds = 300.0
     node_name: str = ""
-    shutdown_grace_seconds: float = 0.0
-    shutdown_critical_seconds: float = 0.0
-    shutdown_grace_by_priority: dict[str, float] = {}
-    healthz_port: int = 10248
+    shutdown_grace_seconds: Seconds = 0.0
+    shutdown_critical_seconds: Seconds = 0.0
+    shutdown_grace_by_priority: dict[str, Seconds] = {}
+    healthz_port: Port = 10248
     client_ca_file: str = ""
-    engine_memory_mib: int = 0
+    engine_memory_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     engine_cgroup: str = ""
     network: NetworkMode = "podcidr"
 
@@ -105,8 +109,9 @@ def make_state_directory(config: Config) -> None:
         config.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         os.listdir(config.state)
     except OSError as error:
+        why = "it is not a directory" if isinstance(error, FileExistsError) else error.strerror
         raise UserError(
-            f"cannot use the state directory {config.state}: {error.strerror}", hint="choose another with --state"
+            f"cannot use the state directory {config.state}: {why}", hint="choose another with --state"
         ) from error
 
 

@@ -232,7 +232,7 @@ class Library:
         if not self._settings.allow_local_files:
             raise UserError(
                 f"image {file} is a local file, which this node does not allow",
-                hint="push it to a registry, or set allow_local_files",
+                hint="push it to a registry: pods of a cluster cannot name files of its nodes",
                 reason="InvalidImageName",
             )
         digest, size_bytes = await self._local.digest(file)

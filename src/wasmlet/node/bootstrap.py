@@ -18,18 +18,19 @@ from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, Us
 from wasmlet.base.files import write_atomically
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
-from wasmlet.kube.errors import ForbiddenError
+from wasmlet.kube.errors import ForbiddenError, UnauthorizedError
 from wasmlet.kube.kubeconfig import Access, Pem
 from wasmlet.node import discovery
 from wasmlet.node.certificates import CLIENT_PREFIX
 from wasmlet.node.objects import NODES
+from wasmlet.node.settings import check_name
 from wasmlet.node.store import Store
 
 __all__ = ["Joining", "bootstrap", "check_identity", "client_store", "is_ours", "join", "node_of", "usable"]
 
 logger = logging.getLogger(__name__)
 
-SERVER_SECONDS: Final = 60.0
+SERVER_SECONDS: Final = 300.0
 SERVER_RETRY_SECONDS: Final = 2.0
 CONTEXT: Final = "wasmlet"
 
@@ -44,6 +45,9 @@ class Joining:
         pki_directory: Where key and certificate are kept (0700).
         approval_seconds: How long an approval is waited for. Default 3600.
         certificate_seconds: The life to ask for, 600 at least; None: what the signer gives.
+
+    Raises:
+        UserError: It can be no Node's name.
     """
 
     node: str
@@ -51,6 +55,9 @@ class Joining:
     pki_directory: Path
     approval_seconds: float = 3600.0
     certificate_seconds: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.node)
 
 
 def client_store(pki_directory: Path) -> Store:
@@ -152,9 +159,7 @@ async def join(
     present = usable(joining, now=now)
     if present is not None:
         if present.server != url:
-            raise ConflictError(
-                f"this node has joined {present.server} already", hint=f"to leave it, remove {joining.kubeconfig}"
-            )
+            raise ConflictError(f"this node has joined {present.server} already", hint="to leave it: wasmlet leave")
         return present
     access = await discovery.discover(server=url, token=parsed, ca_hashes=ca_hashes)
     return await bootstrap(joining, access, refuses_namesake=True, now=now)
@@ -180,7 +185,7 @@ async def bootstrap(
     store = client_store(joining.pki_directory)
     client = Client(access)
     try:
-        await _wait_for(client)
+        await _wait_for(client, access)
         if refuses_namesake:
             await _refuse_namesake(client, joining.node)
         key = store.awaited_key(keys.new_key())
@@ -205,9 +210,10 @@ async def bootstrap(
     return kubeconfig.load(joining.kubeconfig)
 
 
-async def _wait_for(client: Client) -> None:
-    """Until the API server says it is healthy, a minute at most."""
-    last: WasmletError | None = None
+async def _wait_for(client: Client, access: Access) -> None:
+    """Until the API server says it is healthy, five minutes at most; what it waits for is told at once."""
+    last: WasmletError = RetryableError(f"the API server {access.server} did not answer within {SERVER_SECONDS:g} s")
+    told = ""
     try:
         async with asyncio.timeout(SERVER_SECONDS):
             while True:
@@ -215,13 +221,28 @@ async def _wait_for(client: Client) -> None:
                     await client.raw("GET", "/healthz", what="reach the API server")
                 except ForbiddenError:
                     return  # it is there; what follows says what is missing
+                except UnauthorizedError as error:
+                    last = _unknown(access, error)
                 except RetryableError as error:
                     last = error
                 else:
                     return
+                if str(last) != told:  # five minutes are long for somebody who has mistyped a token
+                    level = logging.WARNING if isinstance(last, UnauthorizedError) else client.level(logging.WARNING)
+                    logger.log(level, "waiting for the cluster: %s", last)
+                told = str(last)
                 await asyncio.sleep(SERVER_RETRY_SECONDS)
     except TimeoutError:
-        raise last or RetryableError("the API server does not answer") from None
+        raise last from None
+
+
+def _unknown(access: Access, error: UnauthorizedError) -> UnauthorizedError:
+    """A new server may not know its tokens yet, so this is tried on too."""
+    return UnauthorizedError(
+        f"the API server {access.server} does not know the credentials of {access.source} (401 Unauthorized)",
+        hint="the token may be mistyped, or over: kubeadm token create makes another",
+        reason=error.reason,
+    )
 
 
 async def _refuse_namesake(client: Client, node: str) -> None:

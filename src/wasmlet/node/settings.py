@@ -49,6 +49,7 @@ DECLARED_FEATURES: Final = ("RestartAllContainersOnContainerExits",)
 EFFECTS: Final = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 RESERVABLE: Final = ("cpu", "memory", "ephemeral-storage")
 MINIMUM_CERTIFICATE_SECONDS: Final = 600
+MAX_PORT: Final = 65535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,9 +137,15 @@ class Settings:
         check_name(self.name)
         for address in self.node_ips:
             addresses.check(address)
+        if not _KEY_NAME.fullmatch(self.os_label):
+            raise UserError(f"{self.os_label!r} is no value of a label", hint="choose wasi or linux with --os-label")
         for key in self.labels:
             check_label_key(key)
-        for name in ("port", "max_pods", "status_seconds", "report_seconds", "lease_seconds", "rotation_wait_seconds"):
+        if not 0 < self.port <= MAX_PORT:
+            raise UserError(
+                f"node: port must be from 1 to {MAX_PORT}, not {self.port}", hint="choose another with --port"
+            )
+        for name in ("max_pods", "status_seconds", "report_seconds", "lease_seconds", "rotation_wait_seconds"):
             if getattr(self, name) <= 0:
                 raise UserError(f"node: {name} must be greater than 0, not {getattr(self, name)}")
         seconds = self.certificate_seconds
@@ -207,9 +214,12 @@ def parse_taint(text: str) -> Taint:
     """
     rest, colon, effect = text.rpartition(":")
     key, _, value = rest.partition("=")
-    _, _, name = key.rpartition("/")
-    if not colon or effect not in EFFECTS or not _KEY_NAME.fullmatch(name):
-        raise UserError(f"{text!r} is no taint", hint=f"write it like key=value:{EFFECTS[0]}; others: {EFFECTS[1:]}")
+    prefix, slash, name = key.rpartition("/")
+    is_key = _KEY_NAME.fullmatch(name) and (not slash or _NAME.fullmatch(prefix))
+    if not colon or effect not in EFFECTS or not is_key or (value and not _KEY_NAME.fullmatch(value)):
+        raise UserError(
+            f"{text!r} is no taint", hint=f"write it like key=value:{EFFECTS[0]}; others: {', '.join(EFFECTS[1:])}"
+        )
     return Taint(key=key, value=value, effect=effect)
 
 

@@ -103,7 +103,7 @@ class Door:
             listener.close()
             raise UserError(
                 f"cannot listen on {address} port {port}: {error.strerror}",
-                hint="another kubelet may serve this machine; choose another port or address",
+                hint="another kubelet may serve this machine; choose another --port (or --node-ip)",
                 reason="AddressInUse" if error.errno == errno.EADDRINUSE else "AddressUnusable",
             ) from error
         self._listener = listener

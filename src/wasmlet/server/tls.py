@@ -75,6 +75,18 @@ def load(files: TlsFiles) -> ServingContext:
     return ServingContext(context=context, client_ca=hashlib.sha256(trusted).hexdigest())
 
 
+def check_authorities(path: Path) -> None:
+    """Raise UserError, with a reason that is a part of a sentence, unless the file holds certificates in PEM."""
+    try:
+        text = path.read_bytes().decode("ascii", errors="ignore")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=text)
+    except OSError as error:
+        why = "it holds no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise UserError(f"cannot use the authorities in {path}: {why}") from error
+    except ValueError as error:  # an empty file
+        raise UserError(f"cannot use the authorities in {path}: it holds no certificates in PEM") from error
+
+
 def bound_buffers() -> None:
     """Have asyncio's TLS take small buffers. It is a setting of the whole process; uvloop has its own."""
     asyncio.sslproto.SSLProtocol.max_size = BUFFER_BYTES

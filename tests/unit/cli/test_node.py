@@ -1,5 +1,6 @@
 """`wasmlet node`: one agent serves a state directory."""
 
+import logging
 import signal
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,15 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.command import Command
+from tests.support.fake_api import Authorities
 from tests.support.guests import guest
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually_now
+from tests.unit.node.authority import Authority
 from wasmlet import agent
-from wasmlet.cli.node import node_command
+from wasmlet.base.errors import UserError
+from wasmlet.cli.node import _Logfmt, join_command, node_command
+from wasmlet.node import bootstrap, keys
 
 
 def test_a_second_agent_is_refused(command: Command) -> None:
@@ -110,11 +115,134 @@ def test_groups_of_priorities(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         (("--shutdown-critical-seconds", "5"), "is a part of shutdown_grace_seconds"),
         (("--shutdown-grace-by-priority", "high=5"), "is no group of a graceful shutdown"),
         (("--shutdown-grace-by-priority", "0=-5"), "cannot be negative"),
-        (("--port", "0"), "port must be greater than 0"),
+        (("--port", "0"), "0 is not in the range 1<=x<=65535"),
+        (("--port", "99999"), "99999 is not in the range 1<=x<=65535"),
+        (("--healthz-port", "99999"), "99999 is not in the range 0<=x<=65535"),
+        (("--client-ca-file", "/nonexistent"), "--client-ca-file: cannot use the authorities in /nonexistent: No such"),
+        (("--client-ca-file", "/dev/null"), "in /dev/null: it holds no certificates in PEM"),
+        (("--client-ca-file", str(Path(__file__))), "test_node.py: it holds no certificates in PEM"),
+        (("--node-label", "kubernetes.io/mine=1"), "a node may not give itself the label"),
+        (("--taint", "x"), "write it like key=value:NoSchedule; others: PreferNoSchedule, NoExecute"),
+        (("--os-label", "two words"), "'two words' is no value of a label"),
     ],
 )
-def test_settings_that_cannot_be_are_told(command: Command, flags: tuple[str, ...], told: str) -> None:
-    result = command.run("node", "--kubeconfig", "x", "--node-name", "n", *flags)
+def test_settings_that_cannot_be_are_told_with_a_cluster_and_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], told: str
+) -> None:
+    async def serve(_: object, **__: Any) -> None:
+        raise AssertionError("nothing may start")
+
+    monkeypatch.setattr(agent, "serve", serve)
+    monkeypatch.setenv("WASMLET_CONFIG", str(tmp_path / "none"))
+    for cluster in (("--kubeconfig", "x", "--node-name", "n"), ()):
+        result = CliRunner().invoke(node_command, [*cluster, *flags], obj=str(tmp_path))
+        assert isinstance(result.exception, UserError) or result.exit_code == 2
+        assert told in f"{result.output}{result.exception}"
+
+
+def test_a_port_that_cannot_be_ends_it_before_anything_starts(command: Command) -> None:
+    result = command.run("node", "--port", "99999")
+    assert result.returncode == 2
+    assert b"Traceback" not in result.stderr
+    assert list(command.state.iterdir()) == []
+    command.environment["WASMLET_HEALTHZ_PORT"] = "70000"
+    assert b"70000 is not in the range" in command.run("node").stderr
+    del command.environment["WASMLET_HEALTHZ_PORT"]
+    command.config.write_text("healthz-port = 70000\n")
+    assert b"healthz-port" in command.run("node").stderr
+
+
+def test_an_agent_without_a_cluster_says_so_unless_a_command_started_it(command: Command) -> None:
+    text = f"no cluster identity in {command.state}/kubeconfig: serving this machine's own pods only".encode()
+    with command.started("node") as one:
+        eventually_now((command.state / "agent.sock").exists, "socket")
+        one.process.send_signal(signal.SIGTERM)
+        assert one.wait() == 0
+        assert text in one.stderr.read()
+
+
+def test_a_state_directory_that_is_a_file(command: Command) -> None:
+    command.state /= "file"
+    command.state.touch()
+    result = command.run("node")
+    assert result.returncode == 2
+    assert b"it is not a directory" in result.stderr
+
+
+# --- the name, and joining --------------------------------------------------------------------------------------------
+
+
+def write_identity(state: Path, node: str) -> None:
+    key = keys.new_key()
+    pem = Authority().sign(keys.request(key, keys.Subject(node=node)))
+    pair = bootstrap.client_store(state / "pki").save(pem, key, now=0.0)
+    bootstrap.write_kubeconfig(state / "kubeconfig", Authorities.make().access("https://127.0.0.1:1"), pair)
+
+
+@pytest.mark.parametrize(
+    ("flags", "file", "expected"),
+    [((), "", "certified"), (("--node-name", "flag"), "", "flag"), ((), 'node-name = "File"\n', "file")],
+)
+def test_the_name_is_the_identitys_unless_another_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], file: str, expected: str
+) -> None:
+    found: list[Any] = []
+
+    async def serve(_: object, **options: Any) -> None:
+        found.append(options["cluster_settings"])
+
+    monkeypatch.setattr(agent, "serve", serve)
+    write_identity(tmp_path, "certified")
+    (tmp_path / "config.toml").write_text(file)
+    monkeypatch.setenv("WASMLET_CONFIG", str(tmp_path / "config.toml"))
+    CliRunner().invoke(node_command, [*flags], obj=str(tmp_path), catch_exceptions=False)
+    assert found[0].node.name == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "file", "variables", "expected"),
+    [
+        (("--token", "a"), "", {}, ("a", "wasmlet --state '{state}' node")),
+        ((), "", {"WASMLET_TOKEN": "b"}, ("b", "wasmlet --state '{state}' node")),
+        (("--token-file", "-"), "", {}, ("c", "wasmlet --state '{state}' node")),
+        (("--token", "a", "--node-name", "n"), 'node-name = "m"\n', {},
+         ("a", "wasmlet --state '{state}' node --node-name n")),
+    ],
+)  # fmt: skip
+def test_joining_takes_a_token_and_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], file: str, variables: dict[str, str],
+    expected: tuple[str, str],
+) -> None:  # fmt: skip
+    tokens: list[str] = []
+
+    async def join(*_: object, token: str, **__: Any) -> None:
+        tokens.append(token)
+
+    monkeypatch.setattr(bootstrap, "join", join)
+    (tmp_path / "config.toml").write_text(file)
+    state, environment = tmp_path / "a state", {"WASMLET_CONFIG": str(tmp_path / "config.toml"), **variables}
+    arguments = ["--server", "x", *flags]
+    result = CliRunner().invoke(
+        join_command, arguments, obj=str(state), env=environment, input="c\n", catch_exceptions=False
+    )
+    assert tokens == [expected[0]]
+    assert result.stdout.rstrip().endswith(f"start the node with: {expected[1].format(state=state)}")
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--token", "a", "--node-name", "Bad_Name"), "'Bad_Name' is no name for a node"),
+        ((), "joining needs a bootstrap token"),
+    ],
+)
+def test_what_joining_refuses_before_it_asks_anybody(command: Command, flags: tuple[str, ...], told: str) -> None:
+    result = command.run("join", "--server", "127.0.0.1:1", *flags)
     assert result.returncode == 2
     assert told.encode() in result.stderr
-    assert b"Traceback" not in result.stderr
+    assert list(command.state.iterdir()) == []
+
+
+def test_seconds_in_the_log_are_short() -> None:
+    record = logging.makeLogRecord({"msg": "m", "seconds": 0.6321894062328469, "whole": 900.0})
+    assert _Logfmt().format(record).endswith("message=m seconds=0.632 whole=900")

@@ -13,8 +13,10 @@ from aiohttp import web
 
 from tests.support.fake_api import Authorities, FakeApi, status
 from tests.unit.node.authority import Authority
-from wasmlet.base.errors import ConflictError, UserError
+from wasmlet.base.errors import ConflictError, RetryableError, UserError
 from wasmlet.kube import kubeconfig
+from wasmlet.kube.errors import UnauthorizedError
+from wasmlet.kube.kubeconfig import Access
 from wasmlet.node import bootstrap, keys
 from wasmlet.node.bootstrap import Joining
 
@@ -25,6 +27,10 @@ PINS = (f"sha256:{'0' * 64}",)
 @pytest.fixture
 def joining(tmp_path: Path) -> Joining:
     return Joining(node="n", kubeconfig=tmp_path / "a" / "kubeconfig", pki_directory=tmp_path / "pki")
+
+
+async def answered(response: web.Response) -> web.StreamResponse | None:
+    return response
 
 
 def approves(api: FakeApi, answer: dict[str, Any] | None = None) -> None:
@@ -98,6 +104,41 @@ async def test_it_waits_for_a_server_that_starts(
     assert bootstrap.node_of(await bootstrap.bootstrap(joining, api.access)) == "n"
 
 
+async def test_a_token_that_is_not_known_is_told_at_once_and_tried_on(
+    api: FakeApi, joining: Joining, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert bootstrap.SERVER_SECONDS == 300.0
+    monkeypatch.setattr(bootstrap, "SERVER_SECONDS", 0.5)
+    monkeypatch.setattr(bootstrap, "SERVER_RETRY_SECONDS", 0.01)
+    api.behaviours.append(lambda _: answered(status(401, "Unauthorized", "Unauthorized")))
+    text = f"the API server {api.url} does not know the credentials of {api.access.source} (401 Unauthorized)"
+    with pytest.raises(UnauthorizedError) as raised:
+        await bootstrap.bootstrap(joining, api.access)
+    assert raised.value.message == text
+    assert len(api.asked("GET")) > 3
+    (told,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert told.getMessage().startswith(f"waiting for the cluster: {text}; the token may be mistyped")
+
+
+async def test_a_server_that_is_not_there_is_told_at_once_and_once(
+    joining: Joining, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bootstrap, "SERVER_SECONDS", 0.3)
+    monkeypatch.setattr(bootstrap, "SERVER_RETRY_SECONDS", 0.01)
+    access = Access(source="the file", server="http://127.0.0.1:1")
+    refused = "cannot reach the API server: cannot connect to the API server 127.0.0.1:1: connection refused"
+    with pytest.raises(RetryableError):
+        await bootstrap.bootstrap(joining, access)
+    (told,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert told.getMessage() == f"API server away: {refused}"
+
+
+@pytest.mark.parametrize("name", ["Bad_Name", "a b", "", "-a"])
+def test_a_name_that_no_node_can_have(joining: Joining, name: str) -> None:
+    with pytest.raises(UserError, match="is no name for a node"):
+        replace(joining, node=name)
+
+
 @pytest.mark.parametrize(("ready", "is_refused"), [("True", True), ("Unknown", False), ("False", False)])
 async def test_a_living_namesake_ends_a_join(api: FakeApi, joining: Joining, ready: str, is_refused: bool) -> None:
     approves(api)
@@ -145,7 +186,7 @@ async def test_joining_twice_changes_nothing_and_another_cluster_is_refused(join
     token = "abcdef.0123456789abcdef"
     access = await bootstrap.join(joining, server="127.0.0.1:1", token=token, ca_hashes=PINS)
     assert access.server == "https://127.0.0.1:1"
-    with pytest.raises(ConflictError, match=r"has joined https://127\.0\.0\.1:1 already"):
+    with pytest.raises(ConflictError, match=r"has joined https://127\.0\.0\.1:1 already; to leave it: wasmlet leave"):
         await bootstrap.join(joining, server="127.0.0.1:2", token=token, ca_hashes=PINS)
 
 

@@ -195,7 +195,7 @@ def test_a_range_that_leads_elsewhere_is_left_alone(lab: Lab, state_directory: P
 
 
 def test_a_range_of_another_wasmlet_says_how_it_goes(lab: Lab, state_directory: Path) -> None:
-    lab.node.ip("link", "add", "wasm629734a1", "type", "dummy")
+    lab.node.ip("link", "add", "wasm629734a1", "type", "veth", "peer", "name", "far")
     lab.node.ip("link", "set", "wasm629734a1", "up")
     lab.node.ip("route", "add", "10.77.0.0/22", "dev", "wasm629734a1")
     with pytest.raises(RetryableError, match=r"belongs to another wasmlet of this machine") as caught:

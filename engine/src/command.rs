@@ -1,7 +1,7 @@
 //! Commands: guests that run once until they return.
 
 use crate::exit::{Ending, OutOfMemory};
-use crate::guest::{Guest, World};
+use crate::guest::Guest;
 use crate::protocol::{Error, ErrorReason};
 use wasmtime::{InstancePre, Result};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -27,10 +27,10 @@ pub enum Outcome {
 
 impl Command {
     /// Makes an instance, calls `started`, runs it to its end.
-    pub async fn run(&self, world: &World, started: impl FnOnce()) -> Outcome {
+    pub async fn run(&self, guest: Guest, started: impl FnOnce()) -> Outcome {
         match self {
             Self::Module(program) => {
-                let mut store = world.guest().into_store(program.module().engine());
+                let mut store = guest.into_store(program.module().engine());
                 let instance = match program.instantiate_async(&mut store).await {
                     Ok(instance) => instance,
                     Err(error) => return Outcome::Refused(not_started(&error)),
@@ -43,7 +43,7 @@ impl Command {
                 ended(entry.call_async(&mut store, ()).await.map(|()| 0))
             }
             Self::Component(program) => {
-                let mut store = world.guest().into_store(program.engine());
+                let mut store = guest.into_store(program.engine());
                 let instance = match program.instantiate_async(&mut store).await {
                     Ok(instance) => instance,
                     Err(error) => return Outcome::Refused(not_started(&error)),

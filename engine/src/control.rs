@@ -4,10 +4,10 @@
 //! live in tasks of their own.
 
 use crate::events::Since;
-use crate::protocol::{self, Error, ErrorReason, SandboxList, SandboxSpec};
+use crate::protocol::{self, Error, ErrorReason, ExecSpec, SandboxList, SandboxSpec};
 use crate::registry::{Put, Registry};
 use crate::sandbox;
-use crate::spec::{check_id, check_spec};
+use crate::spec::{check_exec, check_id, check_spec};
 use crate::stdin::Unavailable;
 use crate::time::Timestamp;
 use bytes::Bytes;
@@ -31,7 +31,7 @@ const BODY_BYTES: u64 = 4 * 1024 * 1024;
 /// Of a body that is larger this much is read; who sends still more finds the connection closed.
 const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Requests, event streams and stdin streams at once.
+/// Requests, event streams, stdin streams and execs at once.
 const CONNECTIONS: usize = 1024;
 
 /// The first and the longest wait after accept failed (no descriptors left, say).
@@ -39,6 +39,9 @@ const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duratio
 
 /// The protocol that a stdin connection changes to.
 const STREAM_PROTOCOL: &str = "wasmlet-stream";
+
+/// The protocol that an exec's connection changes to.
+const EXEC_PROTOCOL: &str = "wasmlet-exec";
 
 type Body = BoxBody<Bytes, Infallible>;
 
@@ -119,6 +122,7 @@ impl Control {
             (&Method::DELETE, ["sandboxes", id]) => self.delete_sandbox(id),
             (&Method::POST, ["sandboxes", id, "stop"]) => self.stop_sandbox(id, request).await,
             (&Method::POST, ["sandboxes", id, "stdin"]) => self.open_stdin(id, request, permit),
+            (&Method::POST, ["sandboxes", id, "exec"]) => self.open_exec(id, request, permit).await,
             (&Method::GET, ["events"]) => {
                 self.watch_events(request.uri().query().unwrap_or_default())
             }
@@ -227,14 +231,7 @@ impl Control {
         permit: Arc<OwnedSemaphorePermit>,
     ) -> Result<Response<Body>, Refusal> {
         let sandbox = self.registry.get(id)?;
-        if !request.headers().get(UPGRADE).is_some_and(|it| {
-            it.as_bytes()
-                .eq_ignore_ascii_case(STREAM_PROTOCOL.as_bytes())
-        }) {
-            return Err(
-                bad_request(format!("stdin needs the header Upgrade: {STREAM_PROTOCOL}")).into(),
-            );
-        }
+        check_upgrade(&request, STREAM_PROTOCOL)?;
         let conflict =
             |text: &str| Error::new(ErrorReason::Conflict, format!("sandbox {id} {text}"));
         let stdin = sandbox
@@ -253,14 +250,31 @@ impl Control {
             }
             drop(permit);
         });
-        let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
-        response
-            .headers_mut()
-            .insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        response
-            .headers_mut()
-            .insert(UPGRADE, HeaderValue::from_static(STREAM_PROTOCOL));
-        Ok(response)
+        Ok(switching(STREAM_PROTOCOL))
+    }
+
+    async fn open_exec(
+        &self,
+        id: &str,
+        mut request: Request<Incoming>,
+        permit: Arc<OwnedSemaphorePermit>,
+    ) -> Result<Response<Body>, Refusal> {
+        check_upgrade(&request, EXEC_PROTOCOL)?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        let spec: ExecSpec = read(request).await?;
+        check_exec(&spec)?;
+        let session = self.registry.exec(id, spec).await?;
+        tokio::spawn(async move {
+            // Every connection here is a Unix socket.
+            if let Ok(upgraded) = upgrade.await
+                && let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>()
+            {
+                let client = parts.io.into_inner();
+                session.converse(client, parts.read_buf.into()).await;
+            }
+            drop(permit);
+        });
+        Ok(switching(EXEC_PROTOCOL))
     }
 
     fn watch_events(&self, query: &str) -> Result<Response<Body>, Refusal> {
@@ -366,6 +380,25 @@ fn parse_since(query: &str) -> Result<Since, Error> {
         }
     }
     Ok(since)
+}
+
+fn check_upgrade(request: &Request<Incoming>, protocol: &str) -> Result<(), Error> {
+    let asked = request.headers().get(UPGRADE);
+    if asked.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(protocol.as_bytes())) {
+        return Ok(());
+    }
+    let path = request.uri().path();
+    Err(bad_request(format!(
+        "{path} needs the header Upgrade: {protocol}"
+    )))
+}
+
+fn switching(protocol: &'static str) -> Response<Body> {
+    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(protocol));
+    response
 }
 
 fn json(status: StatusCode, document: &impl serde::Serialize) -> Response<Body> {

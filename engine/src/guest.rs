@@ -1,11 +1,14 @@
 //! A container's world, and a guest's own state in its store: its WASI and its memory account.
 
 use crate::exit::OutOfMemory;
+use crate::frame;
 use crate::log::{Log, Output, Stream};
 use crate::meter;
+use crate::outbox::{self, Outbox};
 use crate::protocol::{EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -29,8 +32,8 @@ pub struct Guest {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     config: Config,
-    /// Linear memory of all its instances.
-    memory: Memory,
+    /// Its part of the container's linear memory.
+    memory: Share,
 }
 
 /// `wasi:config`: the environment, made into a map when a guest asks for it.
@@ -40,10 +43,17 @@ struct Config {
     made: Option<WasiConfigVariables>,
 }
 
-/// An account of linear memory.
+/// The linear memory of one container, shared by all its instances.
+#[derive(Default)]
 struct Memory {
-    used: u64,
+    used: AtomicU64,
     limit: Option<u64>,
+}
+
+/// One instance's part of it; given back when dropped.
+struct Share {
+    memory: Arc<Memory>,
+    used: u64,
 }
 
 /// A container's world, which each of its instances sees: made once, with its directories open.
@@ -54,7 +64,7 @@ pub struct World {
     files: WasiFilesystemCtx,
     log: Arc<Log>,
     stdin: Option<Arc<Stdin>>,
-    memory_limit: Option<u64>,
+    memory: Arc<Memory>,
 }
 
 impl World {
@@ -71,7 +81,10 @@ impl World {
             working_dir: spec.working_dir,
             log: Arc::clone(log),
             stdin: stdin.map(Arc::clone),
-            memory_limit: spec.memory_limit_bytes,
+            memory: Arc::new(Memory {
+                used: AtomicU64::new(0),
+                limit: spec.memory_limit_bytes,
+            }),
         })
     }
 
@@ -79,23 +92,38 @@ impl World {
     pub fn guest(&self) -> Guest {
         let mut wasi = WasiCtx::builder();
         wasi.args(&self.args)
-            .initial_cwd(&self.working_dir)
             .stdout(Output::new(&self.log, Stream::Stdout))
             .stderr(Output::new(&self.log, Stream::Stderr));
+        if let Some(stdin) = &self.stdin {
+            wasi.stdin(Input::new(stdin, Some(&self.log)));
+        }
+        self.with(wasi)
+    }
+
+    /// The state of an instance with arguments and streams of its own.
+    pub fn exec_guest(&self, args: &[String], stdin: &Arc<Stdin>, outbox: &Arc<Outbox>) -> Guest {
+        let mut wasi = WasiCtx::builder();
+        wasi.args(args)
+            .stdin(Input::new(stdin, None))
+            .stdout(outbox::Output::new(outbox, frame::STDOUT))
+            .stderr(outbox::Output::new(outbox, frame::STDERR));
+        self.with(wasi)
+    }
+
+    fn with(&self, mut wasi: WasiCtxBuilder) -> Guest {
+        wasi.initial_cwd(&self.working_dir);
         for variable in self.env.iter() {
             wasi.env(&variable.name, &variable.value);
         }
-        if let Some(stdin) = &self.stdin {
-            wasi.stdin(Input::new(stdin, &self.log));
-        }
-        let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), self.memory_limit);
+        let memory = Arc::clone(&self.memory);
+        let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), memory);
         *guest.wasi.ctx().ctx.filesystem() = self.files.clone();
         guest
     }
 
     /// What one container's instances may have in all.
     pub fn memory_limit(&self) -> Option<u64> {
-        self.memory_limit
+        self.memory.limit
     }
 }
 
@@ -123,22 +151,19 @@ fn open(mounts: &[Mount]) -> Result<WasiFilesystemCtx, Error> {
 }
 
 impl Guest {
-    fn new(wasi: &mut WasiCtxBuilder, env: Arc<[EnvVar]>, memory_limit: Option<u64>) -> Self {
+    fn new(wasi: &mut WasiCtxBuilder, env: Arc<[EnvVar]>, memory: Arc<Memory>) -> Self {
         Self {
             wasi: wasi.build_p1(),
             http: WasiHttpCtx::new(),
             outgoing: Outgoing,
             config: Config { env, made: None },
-            memory: Memory {
-                used: 0,
-                limit: memory_limit,
-            },
+            memory: Share { memory, used: 0 },
         }
     }
 
     /// Nobody's world, for looking things up in a linker.
     pub fn empty() -> Self {
-        Self::new(&mut WasiCtx::builder(), Arc::default(), Some(0))
+        Self::new(&mut WasiCtx::builder(), Arc::default(), Arc::default())
     }
 
     /// Its p0 and p1.
@@ -215,18 +240,36 @@ impl WasiView for Guest {
     }
 }
 
-impl ResourceLimiter for Memory {
+impl Memory {
+    fn grow(&self, bytes: u64) -> Result<(), OutOfMemory> {
+        let limit = self.limit.unwrap_or(u64::MAX);
+        let grown = |used: u64| used.checked_add(bytes).filter(|&wanted| wanted <= limit);
+        match (self.used).fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
+            Ok(_) => Ok(()),
+            Err(used) => Err(OutOfMemory {
+                wanted: used.saturating_add(bytes),
+                limit,
+            }),
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.used, Ordering::Relaxed);
+    }
+}
+
+impl ResourceLimiter for Share {
     fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
         _: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let wanted = self.used + desired.saturating_sub(current) as u64;
-        if let Some(limit) = self.limit.filter(|&limit| wanted > limit) {
-            return Err(OutOfMemory { wanted, limit }.into());
-        }
-        self.used = wanted;
+        let more = desired.saturating_sub(current) as u64;
+        self.memory.grow(more)?;
+        self.used += more;
         Ok(true)
     }
 

@@ -9,6 +9,8 @@
 //! - `guest`: a guest's own state; `program`: what it can import; `command`: guests that run once; `http`: guests that
 //!   serve requests; `exit`: what their end means; `meter`: what they compute, and where; `epoch`: the clock that
 //!   interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
+//! - `exec`: further instances in a container, with a client each; `frame`: what their connections carry; `outbox`:
+//!   what they write
 //! - `log` and `stdin`: their streams; `disk`: the thread that writes log and exit files
 //! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
 //! - `trace`: the engine's own log; `sync`: how locks are taken
@@ -24,13 +26,16 @@ mod control;
 mod disk;
 mod epoch;
 mod events;
+mod exec;
 mod exit;
+mod frame;
 mod guest;
 mod http;
 mod inspect;
 mod log;
 mod meter;
 mod network;
+mod outbox;
 mod program;
 mod protocol;
 mod registry;

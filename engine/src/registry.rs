@@ -5,14 +5,17 @@ use crate::budget::Budgets;
 use crate::command::Outcome;
 use crate::disk::{self, Disk};
 use crate::events::Events;
+use crate::exec::{Inside, PER_ENGINE, Session};
 use crate::exit::Ending;
-use crate::guest::World;
+use crate::guest::{Guest, World};
 use crate::http::{self, Connections};
 use crate::log::{Log, Place};
-use crate::meter::{Account, Threads};
+use crate::meter::{Account, Owned, Threads};
+use crate::outbox::Outbox;
 use crate::program::Program;
-use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
+use crate::protocol::{self, Error, ErrorReason, ExecSpec, Exit, Kind, SandboxSpec, State};
 use crate::sandbox::{Meters, Moment, Sandbox, Stop};
+use crate::stdin::Stdin;
 use crate::sync::lock;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -20,7 +23,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 /// How long an exit waits for a disk that does not answer before its event goes out all the same.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +44,7 @@ pub struct Parts {
     /// Writes their files.
     pub disk: Disk,
     /// Their programs.
-    pub artifacts: Artifacts,
+    pub artifacts: Arc<Artifacts>,
     /// Tells of them.
     pub events: Arc<Events>,
     /// Bounds them.
@@ -61,6 +64,8 @@ pub struct Registry {
     /// What they share.
     pub parts: Parts,
     known: Mutex<Known>,
+    /// Rights to an exec.
+    execs: Arc<Semaphore>,
     /// Wakes who waits for the last sandbox to end.
     quiet: Notify,
 }
@@ -84,7 +89,7 @@ pub enum Put {
 /// What a start needs besides the spec; everything that had to be opened is open.
 struct Prepared {
     program: Arc<Program>,
-    world: World,
+    world: Arc<World>,
     http: Option<protocol::Http>,
     log: Arc<Log>,
     meters: Meters,
@@ -96,6 +101,7 @@ impl Registry {
         Arc::new(Self {
             parts,
             known: Mutex::default(),
+            execs: Arc::new(Semaphore::new(PER_ENGINE)),
             quiet: Notify::new(),
         })
     }
@@ -225,7 +231,9 @@ impl Registry {
             Err(refusal) => Err(refusal),
             Ok(prepared) => {
                 let log = Arc::clone(&prepared.log);
-                match self.run(&sandbox, prepared).await {
+                let outcome = self.run(&sandbox, prepared).await;
+                sandbox.execs.close(UNWIND).await;
+                match outcome {
                     Outcome::Refused(refusal) => Err(refusal),
                     Outcome::Ended(ending) => Ok((log, ending)),
                 }
@@ -260,7 +268,7 @@ impl Registry {
                 requests: Arc::default(),
             };
             sandbox.set_meters(meters.clone());
-            let world = World::new(spec, &log, sandbox.stdin.as_ref())?;
+            let world = Arc::new(World::new(spec, &log, sandbox.stdin.as_ref())?);
             Ok(Prepared {
                 program,
                 world,
@@ -304,8 +312,13 @@ impl Registry {
     /// From the start to the guest's last instruction, or to its interruption.
     async fn run(self: &Arc<Self>, sandbox: &Arc<Sandbox>, prepared: Prepared) -> Outcome {
         let program = Arc::clone(&prepared.program);
+        let inside = Inside {
+            program: Arc::clone(&program),
+            world: Arc::clone(&prepared.world),
+            account: Arc::clone(&prepared.meters.cpu),
+        };
         match (&*program, prepared.http.clone()) {
-            (Program::Command(_), _) => self.run_command(sandbox, prepared).await,
+            (Program::Command(_), _) => self.run_command(sandbox, inside).await,
             (Program::Http(program), Some(http)) => {
                 let parts = http::Parts {
                     program: program.clone(),
@@ -317,14 +330,19 @@ impl Registry {
                     threads: self.parts.guests.clone(),
                     connections: self.parts.connections.clone(),
                 };
-                self.run_server(sandbox, parts).await
+                self.run_server(sandbox, inside, parts).await
             }
             // The spec's check has seen to it.
             (Program::Http(_), None) => Outcome::Refused(not_running(sandbox, "it has no http")),
         }
     }
 
-    async fn run_server(&self, sandbox: &Arc<Sandbox>, parts: http::Parts) -> Outcome {
+    async fn run_server(
+        &self,
+        sandbox: &Arc<Sandbox>,
+        inside: Inside,
+        parts: http::Parts,
+    ) -> Outcome {
         let made = tokio::select! {
             biased;
             _ = sandbox.stopped() => Err(not_running(sandbox, STOPPED)),
@@ -334,29 +352,22 @@ impl Registry {
         match made {
             Err(refusal) => Outcome::Refused(refusal),
             Ok((server, listeners)) => {
+                sandbox.execs.open(inside);
                 self.record_start(sandbox);
                 Outcome::Ended(server.serve(listeners, sandbox).await)
             }
         }
     }
 
-    async fn run_command(self: &Arc<Self>, sandbox: &Arc<Sandbox>, prepared: Prepared) -> Outcome {
+    async fn run_command(self: &Arc<Self>, sandbox: &Arc<Sandbox>, inside: Inside) -> Outcome {
         let (registry, its) = (Arc::clone(self), Arc::clone(sandbox));
-        let started = move || registry.record_start(&its);
-        let Prepared {
-            program,
-            world,
-            meters,
-            ..
-        } = prepared;
-        let guest = async move {
-            match &*program {
-                Program::Command(command) => command.run(&world, started).await,
-                Program::Http(_) => unreachable!("a command is run"),
-            }
+        let (program, guest) = (Arc::clone(&inside.program), inside.world.guest());
+        let account = Arc::clone(&inside.account);
+        let started = move || {
+            its.execs.open(inside);
+            registry.record_start(&its);
         };
-        // On threads that only guests compute on, so that whatever they do, this task goes on.
-        let mut task = self.parts.guests.spawn(&meters.cpu, guest);
+        let mut task = self.spawn(&account, program, guest, started);
         let (ending, why) = tokio::select! {
             biased;
             stop = sandbox.stopped() => (Ending::from(stop), STOPPED.to_owned()),
@@ -389,6 +400,91 @@ impl Registry {
             return Outcome::Refused(not_running(sandbox, &why));
         }
         Outcome::Ended(ending)
+    }
+
+    /// Runs a command on threads that only guests compute on, so that whatever they do, its owner's task goes on.
+    fn spawn(
+        &self,
+        account: &Arc<Account>,
+        program: Arc<Program>,
+        guest: Guest,
+        started: impl FnOnce() + Send + 'static,
+    ) -> Owned<Outcome> {
+        let running = async move {
+            match &*program {
+                Program::Command(command) => command.run(guest, started).await,
+                Program::Http(_) => Outcome::Refused(Error::new(
+                    ErrorReason::NoEntryPoint,
+                    "it serves HTTP and has nothing to run",
+                )),
+            }
+        };
+        self.parts.guests.spawn(account, running)
+    }
+
+    /// Starts a further instance in a running container; it waits for its client.
+    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Session, Error> {
+        let entered = self.get(id)?.execs.enter()?;
+        let permit = Arc::clone(&self.execs).try_acquire_owned().map_err(|_| {
+            let text = format!("{PER_ENGINE} execs run in this engine; end one of them");
+            Error::new(ErrorReason::Busy, text)
+        })?;
+        let busy = |text| Error::new(ErrorReason::Busy, text);
+        self.parts.budgets.admit(1).map_err(busy)?;
+        let program = match spec.artifact {
+            None => Arc::clone(&entered.inside.program),
+            Some(artifact) => self.load_command(artifact).await?,
+        };
+        let (stdin, outbox) = (Arc::<Stdin>::default(), Arc::<Outbox>::default());
+        if !spec.stdin {
+            stdin.end();
+        }
+        let guest = (entered.inside.world).exec_guest(&spec.args, &stdin, &outbox);
+        let (start, started) = oneshot::channel();
+        let mut task = self.spawn(&entered.inside.account, program, guest, move || {
+            // A client that left meanwhile has dropped the other end.
+            let _ = start.send(());
+        });
+        let why = tokio::select! {
+            biased;
+            () = entered.container_ended() => Some("the container has ended".to_owned()),
+            started = started => started.is_err().then(String::new),
+            () = tokio::time::sleep(START) => Some(format!("its start function did not end within {} s", START.as_secs())),
+        };
+        match why {
+            None => Ok(Session {
+                task,
+                entered,
+                stdin,
+                outbox,
+                permit,
+            }),
+            Some(why) if why.is_empty() => Err(match (&mut task).await {
+                Ok(Outcome::Refused(refusal)) => refusal,
+                _ => Error::new(
+                    ErrorReason::Internal,
+                    "the engine panicked at the exec's start",
+                ),
+            }),
+            Some(why) => {
+                task.abort();
+                let _ = tokio::time::timeout(UNWIND, task).await;
+                Err(Error::new(
+                    ErrorReason::Start,
+                    format!("cannot exec: {why}"),
+                ))
+            }
+        }
+    }
+
+    async fn load_command(
+        self: &Registry,
+        artifact: protocol::Artifact,
+    ) -> Result<Arc<Program>, Error> {
+        let artifacts = Arc::clone(&self.parts.artifacts);
+        let load = move || artifacts.load(&artifact, Kind::Command);
+        let loaded = self.parts.opener.spawn_blocking(load).await;
+        loaded.unwrap_or_else(|error| Err(Error::new(ErrorReason::Internal, error.to_string())))
     }
 
     /// The guest's first instruction is about to run.

@@ -5,6 +5,7 @@
 //! ```
 //! A sandbox whose start is refused was never one: it leaves the registry from Starting, and nothing of it remains.
 
+use crate::exec::Execs;
 use crate::meter::Account;
 use crate::protocol::{self, Error, Exit, SandboxSpec, State};
 use crate::stdin::Stdin;
@@ -93,6 +94,8 @@ pub struct Sandbox {
     pub stdin_once: bool,
     /// The guest's stdin, when it has one.
     pub stdin: Option<Arc<Stdin>>,
+    /// Further instances in it.
+    pub execs: Arc<Execs>,
     names: Names,
     /// SHA-256 of the spec: tells a repeated request from another one without keeping the spec.
     fingerprint: [u8; 32],
@@ -168,6 +171,7 @@ impl Sandbox {
             id,
             stdin_once: spec.stdin_once,
             stdin: spec.stdin.then(Arc::default),
+            execs: Arc::default(),
             names: Names {
                 pod_uid: spec.pod_uid.clone(),
                 pod_namespace: spec.pod_namespace.clone(),

@@ -130,7 +130,7 @@ fn build(budgets: Budgets, guests: Threads, opener: Handle) -> Result<Arc<Contro
     let incarnation: Arc<str> = incarnation().context("cannot make an incarnation")?.into();
     let parts = Parts {
         disk: Disk::start().context("cannot start the disk thread")?,
-        artifacts: Artifacts::new(Arc::clone(&guests.epoch)),
+        artifacts: Arc::new(Artifacts::new(Arc::clone(&guests.epoch))),
         connections: Connections::new(budgets.connections()),
         events: Arc::new(Events::new(Arc::clone(&incarnation))),
         budgets,

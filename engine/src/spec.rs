@@ -1,6 +1,6 @@
 //! What the schema demands of a request and its types cannot.
 
-use crate::protocol::{Error, ErrorReason, Kind, SandboxSpec};
+use crate::protocol::{Error, ErrorReason, ExecSpec, Kind, SandboxSpec};
 use std::time::Duration;
 
 fn bad_request(message: impl Into<String>) -> Error {
@@ -55,6 +55,21 @@ pub fn check_spec(spec: &SandboxSpec) -> Result<(), Error> {
         return Err(bad_request(
             "log.maxBytes is less than 4096, or log.maxFiles less than 2",
         ));
+    }
+    Ok(())
+}
+
+/// What the schema says of an exec and types cannot.
+pub fn check_exec(spec: &ExecSpec) -> Result<(), Error> {
+    if spec.args.is_empty() {
+        return Err(bad_request("args is empty; it needs argv[0]"));
+    }
+    if spec.args.iter().any(|it| it.contains('\0')) {
+        return Err(bad_request("args cannot hold the character NUL"));
+    }
+    if let Some(artifact) = spec.artifact.as_ref().filter(|it| !it.path.is_absolute()) {
+        let path = artifact.path.display();
+        return Err(bad_request(format!("{path} is not an absolute path")));
     }
     Ok(())
 }

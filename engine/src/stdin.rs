@@ -66,6 +66,19 @@ impl Stdin {
         })
     }
 
+    /// Takes bytes of a client that has asked for [`Stdin::room`].
+    pub fn push(&self, bytes: &[u8]) {
+        lock(&self.pipe).bytes.extend_from_slice(bytes);
+        self.readable.notify_waiters();
+    }
+
+    /// Nothing follows what is there.
+    pub fn end(&self) {
+        lock(&self.pipe).closed = true;
+        self.readable.notify_waiters();
+        self.writable.notify_waiters();
+    }
+
     /// The guest is over: nobody reads any more, clients are sent away.
     pub fn close(&self) {
         let mut pipe = lock(&self.pipe);
@@ -110,7 +123,7 @@ impl Stdin {
     }
 
     /// How much the pipe takes now, waiting until it is something; `None` when nobody reads any more.
-    async fn room(&self) -> Option<usize> {
+    pub async fn room(&self) -> Option<usize> {
         loop {
             let writable = self.writable.notified();
             {
@@ -176,15 +189,16 @@ impl Drop for Hold {
 #[derive(Clone)]
 pub struct Input {
     stdin: Arc<Stdin>,
-    log: Arc<Log>,
+    /// Holds prompts back; an exec's output does not.
+    log: Option<Arc<Log>>,
 }
 
 impl Input {
     /// What the guest reads; a read shows the prompt that `log` may hold back.
-    pub fn new(stdin: &Arc<Stdin>, log: &Arc<Log>) -> Self {
+    pub fn new(stdin: &Arc<Stdin>, log: Option<&Arc<Log>>) -> Self {
         Self {
             stdin: Arc::clone(stdin),
-            log: Arc::clone(log),
+            log: log.map(Arc::clone),
         }
     }
 }
@@ -208,7 +222,9 @@ impl StdinStream for Input {
 #[wasmtime_wasi::async_trait]
 impl Pollable for Input {
     async fn ready(&mut self) {
-        self.log.flush_rests();
+        if let Some(log) = &self.log {
+            log.flush_rests();
+        }
         self.stdin.wait_readable().await;
     }
 }

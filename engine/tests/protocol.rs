@@ -2,6 +2,8 @@
 
 #![allow(dead_code)]
 
+#[path = "../src/frame.rs"]
+mod frame;
 #[path = "../src/protocol.rs"]
 mod protocol;
 #[path = "../src/time.rs"]
@@ -14,6 +16,25 @@ use std::path::Path;
 fn reemit<T: DeserializeOwned + Serialize>(text: &str) -> Value {
     let document: T = serde_json::from_str(text).expect("parse");
     serde_json::to_value(document).expect("emit")
+}
+
+/// Frames are made from their parts, and their parts taken from them again.
+fn reframe(text: &str) -> Value {
+    let document: Value = serde_json::from_str(text).expect("parse");
+    let frames = document["items"].as_array().expect("items").iter();
+    let items: Vec<Value> = frames
+        .map(|item| {
+            let channel = u8::try_from(item["channel"].as_u64().expect("channel")).expect("byte");
+            let payload = item["payload"].as_str().expect("payload");
+            let mut bytes = bytes::BytesMut::new();
+            frame::encode(&mut bytes, channel, payload.as_bytes());
+            let hexadecimal: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let taken = frame::decode(&mut bytes).expect("short").expect("whole");
+            let payload = std::str::from_utf8(&taken.payload).expect("text");
+            serde_json::json!({"channel": taken.channel, "payload": payload, "frame": hexadecimal})
+        })
+        .collect();
+    serde_json::json!({ "items": items })
 }
 
 #[test]
@@ -38,6 +59,10 @@ fn every_example_goes_there_and_back() {
             "Event" => reemit::<protocol::Event>(&text),
             "Compiled" => reemit::<protocol::Compiled>(&text),
             "Inspected" => reemit::<protocol::Inspected>(&text),
+            "ExecSpec" => reemit::<protocol::ExecSpec>(&text),
+            "ExecExit" => reemit::<protocol::ExecExit>(&text),
+            "TerminalSize" => reemit::<protocol::TerminalSize>(&text),
+            "ExecFrames" => reframe(&text),
             "Error" => reemit::<protocol::Error>(&text),
             other => panic!("{name}: no schema {other}"),
         };

@@ -51,7 +51,7 @@ pub struct Parts {
     /// The guest.
     pub program: ProxyPre<Guest>,
     /// What its instances see.
-    pub world: World,
+    pub world: Arc<World>,
     /// Where and how it serves.
     pub settings: protocol::Http,
     /// Where its output goes.

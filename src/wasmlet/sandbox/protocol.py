@@ -161,6 +161,30 @@ class Stop(Document, frozen=True, kw_only=True):
     grace_seconds: float
 
 
+class ExecSpec(Document, frozen=True, kw_only=True):
+    """A further instance in a running container; without an artifact, of what the container runs itself."""
+
+    args: list[str]
+    artifact: Artifact | None = None
+    stdin: bool = False
+
+
+class ExecExit(Document, frozen=True, kw_only=True):
+    """How an exec ended; `message` was written to its stderr before."""
+
+    exit_code: int
+    reason: str
+    fault: Literal["guest", "wasmlet"] | None
+    message: str = ""
+
+
+class TerminalSize(Document, frozen=True, kw_only=True):
+    """A client's terminal, in characters."""
+
+    width: int
+    height: int
+
+
 class Event(Document, frozen=True, kw_only=True):
     """Something that happened, numbered within an incarnation; `type` may be one this agent does not know."""
 

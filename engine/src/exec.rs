@@ -1,0 +1,303 @@
+//! Further instances inside a running container, each with a client on its streams: what `exec` runs.
+//!
+//! They share the container's mounts, environment, limits and accounts, and end with it or with their client.
+
+use crate::command::Outcome;
+use crate::exit::{Ending, Verdict};
+use crate::frame::{self, Frame};
+use crate::guest::World;
+use crate::meter::{Account, Owned};
+use crate::outbox::Outbox;
+use crate::program::Program;
+use crate::protocol::{Error, ErrorReason, ExecExit, ExitReason, TerminalSize};
+use crate::stdin::Stdin;
+use crate::sync::lock;
+use bytes::{Buf as _, BytesMut};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
+
+/// In one container at once.
+const PER_CONTAINER: usize = 32;
+
+/// In one engine at once, with their connections.
+pub const PER_ENGINE: usize = 256;
+
+/// How long an interrupted guest may take to be unwound.
+const UNWIND: Duration = Duration::from_millis(500);
+
+/// How often a client is looked for whose guest does not read what it sends.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// What a container has that its execs share.
+#[derive(Clone)]
+pub struct Inside {
+    /// What it runs itself.
+    pub program: Arc<Program>,
+    /// What it sees.
+    pub world: Arc<World>,
+    /// What it computes.
+    pub account: Arc<Account>,
+}
+
+/// One container's execs.
+#[derive(Default)]
+pub struct Execs {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    /// `None` before the container has started and after it has ended.
+    inside: Option<Inside>,
+    running: usize,
+}
+
+impl Execs {
+    /// The container runs.
+    pub fn open(&self, inside: Inside) {
+        lock(&self.state).inside = Some(inside);
+    }
+
+    /// One more.
+    pub fn enter(self: &Arc<Self>) -> Result<Entered, Error> {
+        let mut state = lock(&self.state);
+        let inside = state
+            .inside
+            .clone()
+            .ok_or_else(|| Error::new(ErrorReason::Conflict, "the container is not running"))?;
+        if state.running >= PER_CONTAINER {
+            let text = format!("{PER_CONTAINER} execs run in this container; end one of them");
+            return Err(Error::new(ErrorReason::Busy, text));
+        }
+        state.running += 1;
+        Ok(Entered {
+            execs: Arc::clone(self),
+            inside,
+        })
+    }
+
+    /// The container has ended, and so have these, unless one's host call does not return.
+    pub async fn close(&self, patience: Duration) {
+        lock(&self.state).inside = None;
+        self.changed.notify_waiters();
+        let gone = self.wait_until(|state| state.running == 0);
+        let _ = tokio::time::timeout(patience, gone).await;
+    }
+
+    async fn wait_until(&self, condition: impl Fn(&State) -> bool) {
+        loop {
+            let changed = self.changed.notified();
+            if condition(&lock(&self.state)) {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+/// One exec's place in its container; left when dropped.
+pub struct Entered {
+    execs: Arc<Execs>,
+    /// What it shares.
+    pub inside: Inside,
+}
+
+impl Entered {
+    /// Returns when the container has ended.
+    pub async fn container_ended(&self) {
+        self.execs.wait_until(|state| state.inside.is_none()).await;
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        lock(&self.execs.state).running -= 1;
+        self.execs.changed.notify_waiters();
+    }
+}
+
+/// A guest that has started, and waits for its client.
+pub struct Session {
+    /// The guest.
+    pub task: Owned<Outcome>,
+    /// Its place.
+    pub entered: Entered,
+    /// What it reads.
+    pub stdin: Arc<Stdin>,
+    /// What it writes.
+    pub outbox: Arc<Outbox>,
+    /// Its right to a connection.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Why an exec is over.
+enum End {
+    Guest(Ending),
+    /// The container has ended.
+    Container,
+    /// The client sent what it may not.
+    Malformed(String),
+    /// Nobody is there any more.
+    Client,
+}
+
+impl Session {
+    /// Connects the guest with its client until the end of either, or of the container.
+    pub async fn converse(self, client: UnixStream, early: BytesMut) {
+        let Self {
+            mut task,
+            entered,
+            stdin,
+            outbox,
+            permit,
+        } = self;
+        let (mut receive, mut send) = client.into_split();
+        let mut sending = std::pin::pin!(outbox.send_to(&mut send));
+        let mut feeding = std::pin::pin!(feed(&mut receive, early, &stdin));
+        let end = tokio::select! {
+            biased;
+            outcome = &mut task => End::Guest(ending(outcome)),
+            () = entered.container_ended() => End::Container,
+            end = &mut feeding => end,
+            // It has no end yet: the client takes no more.
+            _ = &mut sending => End::Client,
+        };
+        if !task.is_finished() {
+            task.abort();
+            if tokio::time::timeout(UNWIND, task).await.is_err() {
+                tracing::warn!("exec'd guest does not yield, abandoned");
+            }
+        }
+        // Nothing of it is left in the container, however slowly its client reads.
+        stdin.close();
+        drop(entered);
+        let is_malformed = matches!(end, End::Malformed(_));
+        if let Some(verdict) = verdict(end) {
+            write_verdict(&outbox, verdict);
+            outbox.end();
+            if is_malformed {
+                let _ = sending.await;
+            } else {
+                // What the client still sends is read, so that it never waits for us and can read the end.
+                tokio::select! {
+                    _ = &mut sending => {}
+                    _ = &mut feeding => {}
+                }
+            }
+        } else {
+            outbox.end();
+        }
+        drop(permit);
+    }
+}
+
+fn ending(outcome: Result<Outcome, tokio::task::JoinError>) -> Ending {
+    match outcome {
+        Ok(Outcome::Ended(ending)) => ending,
+        Ok(Outcome::Refused(error)) => Ending::Failed(error.to_string()),
+        Err(_) => Ending::Failed("the engine panicked in a host call of this guest".to_owned()),
+    }
+}
+
+/// `None` when nobody is there to hear it.
+fn verdict(end: End) -> Option<Verdict> {
+    let killed = |code, message: &str| Verdict {
+        code,
+        reason: ExitReason::Error,
+        fault: None,
+        message: message.to_owned(),
+    };
+    match end {
+        End::Guest(ending) => Some(ending.verdict()),
+        End::Container => Some(killed(137, "the container has ended")),
+        End::Malformed(what) => Some(killed(128, &format!("the client is at fault: {what}"))),
+        End::Client => None,
+    }
+}
+
+fn write_verdict(outbox: &Outbox, verdict: Verdict) {
+    if !verdict.message.is_empty() {
+        outbox.write(frame::STDERR, format!("{}\n", verdict.message).as_bytes());
+    }
+    let exit = ExecExit {
+        exit_code: verdict.code,
+        reason: verdict.reason,
+        fault: verdict.fault,
+        message: verdict.message,
+    };
+    // Serialising this type has no way to fail.
+    outbox.write(frame::EXIT, &serde_json::to_vec(&exit).unwrap_or_default());
+}
+
+/// Takes the client's frames, for ever; ends with the client.
+async fn feed(receive: &mut OwnedReadHalf, early: BytesMut, stdin: &Stdin) -> End {
+    let mut buffer = early;
+    loop {
+        match frame::decode(&mut buffer) {
+            Err(error) => return End::Malformed(error.to_string()),
+            Ok(Some(frame)) => {
+                if let Err(end) = take(frame, receive, stdin).await {
+                    return end;
+                }
+            }
+            Ok(None) => {
+                buffer.reserve(16 * 1024);
+                match receive.read_buf(&mut buffer).await {
+                    Ok(0) | Err(_) => return End::Client,
+                    Ok(_) => {}
+                }
+            }
+        }
+    }
+}
+
+async fn take(frame: Frame, receive: &OwnedReadHalf, stdin: &Stdin) -> Result<(), End> {
+    match (frame.channel, &*frame.payload) {
+        (frame::STDIN, _) => {
+            let mut bytes = frame.payload;
+            while !bytes.is_empty() {
+                let room = tokio::select! {
+                    biased;
+                    room = stdin.room() => room,
+                    () = gone(receive) => return Err(End::Client),
+                };
+                // A guest that is over, or reads no more, takes nothing.
+                let Some(room) = room else { return Ok(()) };
+                stdin.push(&bytes[..room.min(bytes.len())]);
+                bytes.advance(room.min(bytes.len()));
+            }
+        }
+        (frame::CLOSE, &[frame::STDIN]) => stdin.end(),
+        // WASI has no terminals: the size is taken, and nobody asks for it.
+        (frame::RESIZE, size) if serde_json::from_slice::<TerminalSize>(size).is_ok() => {}
+        (channel, _) => {
+            let text = format!("a frame of channel {channel} is none that an engine takes");
+            return Err(End::Malformed(text));
+        }
+    }
+    Ok(())
+}
+
+/// Returns when the client has closed its connection, also while bytes of it wait here to be read.
+async fn gone(receive: &OwnedReadHalf) {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let mut descriptors = [PollFd::new(receive.as_ref(), PollFlags::empty())];
+        let hung_up = PollFlags::HUP | PollFlags::ERR;
+        if poll(&mut descriptors, Some(&now)).is_ok()
+            && descriptors[0].revents().intersects(hung_up)
+        {
+            return;
+        }
+    }
+}

@@ -3,6 +3,7 @@
 - `connect`  the agent of a state directory: found, or started
 - `run`      `wasmlet run`; `follow` shows a pod as a pipe; `bundles` makes pods of what was named
 - `pods`     ps, logs, stop, rm, inspect
+- `exec`     a command in a running container
 - `images`   push, pull, images, rmi
 - `node`     the agent itself
 - `exits`    which exit status stands for what
@@ -26,6 +27,7 @@ COMMANDS = {
     "logs": "pods",
     "stop": "pods",
     "rm": "pods",
+    "exec": "exec",
     "inspect": "pods",
     "images": "images",
     "pull": "images",
@@ -71,6 +73,7 @@ SUMMARIES = {
     "logs": "Print what a container wrote",
     "stop": "End pods, and keep their logs",
     "rm": "Remove pods",
+    "exec": "Run a command in a running container",
     "inspect": "Show all there is to say about a pod or a .wasm file",
     "images": "List the images in the local store",
     "pull": "Fetch an image from its registry",

@@ -16,7 +16,15 @@ import h11
 import msgspec
 
 from wasmlet import __version__
-from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.errors import (
+    ConflictError,
+    Fault,
+    GuestError,
+    NotFoundError,
+    RetryableError,
+    UserError,
+    WasmletError,
+)
 from wasmlet.config import Config, make_state_directory
 
 SOCKET_NAME = "agent.sock"
@@ -259,6 +267,8 @@ def _error(status: int, content: bytes) -> WasmletError:
     kind = _ERRORS.get(status, WasmletError)
     try:
         document = msgspec.json.decode(content, type=dict[str, str | None])
+        if document.get("fault") == Fault.GUEST.value:
+            kind = GuestError
         return kind(document["message"] or "", hint=document.get("hint"), reason=document.get("reason"))
     except (msgspec.DecodeError, KeyError):
         return WasmletError(f"the agent answered {status}: {content[:200].decode(errors='replace')}")

@@ -9,6 +9,7 @@ import msgspec
 
 from wasmlet.kube.types import ConfigMap, Pod, Secret
 from wasmlet.pods.facts import Failure
+from wasmlet.sandbox.protocol import ExecSpec
 
 
 class Document(msgspec.Struct, rename="camel", kw_only=True):
@@ -66,6 +67,22 @@ class Account(Document):
     config_maps: list[ConfigMap] = []
     secrets: list[Secret] = []
     news: list[News] = []
+
+
+class ExecRequest(Document):
+    """What a terminal wants to run in a container; `command` is argv, `stdin` whether it will send any."""
+
+    container: str
+    command: list[str]
+    stdin: bool = False
+
+
+class ExecGrant(Document):
+    """Where a terminal gets it: from the engine itself."""
+
+    engine_socket: str
+    sandbox: str
+    spec: ExecSpec
 
 
 class Frame(Document, omit_defaults=True):

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.types import Pod
 from wasmlet.pods import bundle as bundles
+from wasmlet.pods import exec as exec_
 from wasmlet.pods import facts, orphans, validation
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.worker import Worker
+from wasmlet.sandbox import protocol
 
 logger = logging.getLogger(__name__)
 
@@ -123,6 +125,12 @@ class Dispatch:
         worker.end(grace_seconds=grace_seconds, remove=remove)
         if worker.is_gone:
             self._ended(worker)
+
+    async def exec(
+        self, uid: str, container: str, command: Sequence[str], *, stdin: bool
+    ) -> tuple[facts.Attempt, protocol.ExecSpec]:
+        """Make ready to run `command` in a container of that pod; raises as `exec.prepare`, and NotFoundError."""
+        return await exec_.prepare(self._rooms, self.get(uid), container, command, stdin=stdin)
 
     def wake(self, uid: str) -> None:
         """One of the pod's sandboxes changed (the engines' `on_change`)."""

@@ -47,6 +47,14 @@ class Unhealthy(Fact):
     grace_seconds: float | None = None
 
 
+class Directory(Fact):
+    """What an engine opened for a guest at `guest_path`: `relative` below `root`, which no guest can put a link for."""
+
+    guest_path: str
+    root: str
+    relative: str = ""
+
+
 class Attempt(Fact):
     """One start of a container. Saved before the engine is asked, so that no start is ever forgotten.
 
@@ -54,7 +62,8 @@ class Attempt(Fact):
     `probed_ready` are the last verdicts of the startup and readiness probes, so that they outlive the agent.
     `post_started_at`: the postStart hook is done, well or not. `is_outdated`: the pod wants another image by now.
     The termination message is read from `termination_path` below `termination_root` ("" when there is no file).
-    `serves` has `HOST:PORT` of each port on which it serves HTTP.
+    `serves` has `HOST:PORT` of each port on which it serves HTTP. `directories` are those that its guest sees,
+    for `exec` (none of an attempt that an earlier release made).
     """
 
     number: int
@@ -71,6 +80,7 @@ class Attempt(Fact):
     termination_root: str = ""
     termination_path: str = ""
     serves: list[str] = []
+    directories: list[Directory] = []
     stopping: Stopping | None = None
     post_started_at: float | None = None
     is_outdated: bool = False

@@ -25,15 +25,15 @@ from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
 from wasmlet.pods import demands, environment, facts, hosts, plan, restarts, serving
 from wasmlet.pods.accounts import Progress
-from wasmlet.pods.facts import Attempt, Failure
+from wasmlet.pods.facts import Attempt, Directory, Failure
 from wasmlet.pods.handlers import ISOLATED
 from wasmlet.pods.rooms import Rooms
 from wasmlet.sandbox import protocol
-from wasmlet.sandbox.client import EngineBusyError, EngineGoneError
 from wasmlet.sandbox.engines import PoolKey
+from wasmlet.sandbox.refusals import EngineBusyError, EngineGoneError
 from wasmlet.volumes import mount, root
 from wasmlet.volumes.fields import PodFields
-from wasmlet.volumes.root import GuestMount, RootFile, TerminationFile
+from wasmlet.volumes.root import ContainerMount, GuestMount, RootFile, TerminationFile
 from wasmlet.volumes.volume import HostVolume
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class _Plan:
     args: list[str]
     env: list[protocol.EnvVar]
     working_dir: str
-    mounts: list[protocol.Mount]
+    mounts: list[ContainerMount]
     termination: TerminationFile | None
     compiled: Mapping[str, _Program] = field(default_factory=dict)
 
@@ -158,10 +158,7 @@ class Starter:
             args=[text.value for text in (*name, *command.args)],
             env=[protocol.EnvVar(name=each.name, value=each.value, secret=each.secret) for each in variables.variables],
             working_dir=working_dir,
-            mounts=[
-                protocol.Mount(host_path=str(each.host_path), guest_path=each.guest_path, read_only=each.read_only)
-                for each in made.mounts
-            ],
+            mounts=[*made.mounts],
             termination=made.termination,
             compiled={compatibility: program},
         )
@@ -342,6 +339,10 @@ class Starter:
             termination_root=str(prepared.termination.root) if prepared.termination else "",
             termination_path=prepared.termination.relative if prepared.termination else "",
             serves=serving.addresses(http),
+            directories=[
+                Directory(guest_path=each.guest_path, root=str(each.root), relative=each.sub_path)
+                for each in prepared.mounts
+            ],
         )
         own.attempts.append(attempt)
         self._worker.save_facts()
@@ -380,7 +381,10 @@ class Starter:
             args=prepared.args,
             env=prepared.env,
             working_dir=prepared.working_dir,
-            mounts=prepared.mounts,
+            mounts=[
+                protocol.Mount(host_path=str(each.host_path), guest_path=each.guest_path, read_only=each.read_only)
+                for each in prepared.mounts
+            ],
             stdin=container.stdin,
             stdin_once=container.stdin_once,
             log=protocol.Log(path=str(places.log_file(container.name, number)), lossless=self._worker.bundle.attached),

@@ -22,7 +22,7 @@ import msgspec
 from wasmlet.base.errors import GuestError, RetryableError, WasmletError
 from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.sandbox import protocol
-from wasmlet.sandbox.client import error_from
+from wasmlet.sandbox.refusals import error_from
 
 logger = logging.getLogger(__name__)
 

@@ -13,41 +13,17 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, RetryableError, WasmletError
+from wasmlet.base.errors import WasmletError
 from wasmlet.sandbox import protocol
+from wasmlet.sandbox.exec_stream import ExecStream
+from wasmlet.sandbox.refusals import SOCKET_NAME, EngineGoneError, error_from
 
-SOCKET_NAME = "engine.sock"
 REQUEST_TIMEOUT_SECONDS = 30.0
 """An engine answers in milliseconds; a PUT may wait for a large artifact to be hashed."""
 
 MAX_EVENT_BYTES = 256 * 1024
 
 T = TypeVar("T")
-
-
-class EngineGoneError(RetryableError):
-    """Nobody listens at the engine's socket: its process has ended, and its sandboxes with it."""
-
-
-class EngineBusyError(RetryableError):
-    """The engine is over a budget or ending: another engine has to take the sandbox."""
-
-
-_GUEST_REASONS = {"NotWasm", "Malformed", "NoEntryPoint", "MissingImport", "CompileMemory", "Start"}
-
-
-def error_from(document: protocol.Error, *, what: str) -> WasmletError:
-    """The exception for an engine's refusal; one place, so that a reason means one thing everywhere."""
-    if document.reason in _GUEST_REASONS:
-        return GuestError(document.message, reason=document.reason)
-    message = f"{what}: {document.message}"
-    if document.reason == "NotFound":
-        return NotFoundError(message, reason=document.reason)
-    if document.reason == "Conflict":
-        return ConflictError(message, reason=document.reason)
-    if document.reason == "Busy":
-        return EngineBusyError(message, reason=document.reason)
-    return WasmletError(message, reason=document.reason)
 
 
 class EngineClient:
@@ -111,6 +87,17 @@ class EngineClient:
     async def forget(self, identity: str) -> None:
         """DELETE /sandboxes/{id} of an ended sandbox."""
         await self._call("DELETE", f"/sandboxes/{identity}", None)
+
+    async def exec(self, identity: str, spec: protocol.ExecSpec) -> ExecStream:
+        """POST /sandboxes/{id}/exec: a further instance in the container; the caller closes the stream.
+
+        Raises:
+            ConflictError: The container is not running.
+            GuestError: It cannot be run.
+            EngineBusyError: Too many run already.
+            EngineGoneError: No engine there.
+        """
+        return await ExecStream.open(self.directory / SOCKET_NAME, identity, spec)
 
     async def events(self, *, after: int, incarnation: str) -> AsyncIterator[protocol.Event]:
         """GET /events: what happened since `after`, and then as it happens, until the connection ends.

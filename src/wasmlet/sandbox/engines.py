@@ -24,9 +24,10 @@ from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError
 from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.base.tasks import Tasks
 from wasmlet.sandbox import protocol
-from wasmlet.sandbox.client import SOCKET_NAME, EngineBusyError, EngineClient, EngineGoneError
+from wasmlet.sandbox.client import EngineClient
 from wasmlet.sandbox.placement import Beside, Placement, unprotect
 from wasmlet.sandbox.records import RECORD_NAME, PoolKey, Record, end_silent
+from wasmlet.sandbox.refusals import SOCKET_NAME, EngineBusyError, EngineGoneError
 
 __all__ = ["Engines", "Handle", "PoolKey", "Record", "Settings"]
 
@@ -208,6 +209,10 @@ class Engines:
     def is_alive(self, engine: str) -> bool:
         """Whether the engine of that id is there."""
         return engine in self._handles
+
+    def compatibility(self, engine: str) -> str:
+        """What artifacts have to be compiled for, to run in that engine. Raises EngineGoneError."""
+        return self._handle(engine).engine.compatibility
 
     async def stop(self, engine: str, identity: str, *, grace_seconds: float) -> None:
         """Ask a sandbox to end. One that is not there any more has ended.

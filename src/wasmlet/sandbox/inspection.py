@@ -9,7 +9,7 @@ import msgspec
 
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.sandbox import protocol
-from wasmlet.sandbox.client import error_from
+from wasmlet.sandbox.refusals import error_from
 
 TIMEOUT_SECONDS = 60.0
 """Validating a component of 70 MB takes a second."""

@@ -5,6 +5,7 @@
     POST   /pods                                 a Bundle; 201 with the pod
     GET    /pods/{uid}                           an Account
     GET    /pods/{uid}/watch                     NDJSON: Frames, until the pod is removed
+    POST   /pods/{uid}/exec                      an ExecRequest; 200 with an ExecGrant for the engine's socket
     DELETE /pods/{uid}?gracePeriodSeconds&remove  have it end
     GET    /debug/lag?seconds                    how late the event loop was while this was asked, in milliseconds
 
@@ -29,11 +30,12 @@ from wasmlet import __version__
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.base.turns import Turns
 from wasmlet.pods import plan, status
-from wasmlet.pods.accounts import Account, Frame, Run
+from wasmlet.pods.accounts import Account, ExecGrant, ExecRequest, Frame, Run
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
+from wasmlet.pods.facts import Attempt
 from wasmlet.pods.worker import Worker
-from wasmlet.sandbox.client import SOCKET_NAME as ENGINE_SOCKET_NAME
+from wasmlet.sandbox.refusals import SOCKET_NAME as ENGINE_SOCKET_NAME
 from wasmlet.server.hub import Hub, Watch
 
 logger = logging.getLogger(__name__)
@@ -91,6 +93,7 @@ class LocalServer:
             web.post("/pods", self._submit),
             web.get("/pods/{uid}", self._get),
             web.get("/pods/{uid}/watch", self._watch),
+            web.post("/pods/{uid}/exec", self._exec),
             web.delete("/pods/{uid}", self._delete),
             web.get("/debug/lag", self._lag),
         ])  # fmt: skip
@@ -147,6 +150,16 @@ class LocalServer:
 
     async def _get(self, request: web.Request) -> web.Response:
         return _json(self.account(self._dispatch.get(request.match_info["uid"])))
+
+    async def _exec(self, request: web.Request) -> web.Response:
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=ExecRequest)
+        except msgspec.DecodeError as error:
+            raise UserError(f"the body is no exec request: {error}") from error
+        attempt, spec = await self._dispatch.exec(
+            request.match_info["uid"], wanted.container, wanted.command, stdin=wanted.stdin
+        )
+        return _json(ExecGrant(engine_socket=self._engine_socket(attempt), sandbox=attempt.id, spec=spec))
 
     async def _delete(self, request: web.Request) -> web.Response:
         grace = request.query.get("gracePeriodSeconds")
@@ -218,7 +231,7 @@ class LocalServer:
                     attempt=attempt.number,
                     sandbox=attempt.id,
                     log=str(worker.places.log_file(name, attempt.number)),
-                    engine_socket=str(self._engines / attempt.engine / ENGINE_SOCKET_NAME),
+                    engine_socket=self._engine_socket(attempt),
                     started=attempt.started_at is not None,
                     exit_code=attempt.exit_code if attempt.finished_at is not None else None,
                     serves=attempt.serves,
@@ -231,6 +244,9 @@ class LocalServer:
             secrets=worker.bundle.masked_secrets() if whole else [],
             news=self._hub.kept(worker.bundle.uid) if whole else [],
         )
+
+    def _engine_socket(self, attempt: Attempt) -> str:
+        return str(self._engines / attempt.engine / ENGINE_SOCKET_NAME)
 
 
 def error_document(error: WasmletError) -> dict[str, str | None]:

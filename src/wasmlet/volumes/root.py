@@ -81,11 +81,21 @@ class RootFile:
 
 @dataclass(frozen=True)
 class ContainerMount:
-    """A host directory that the engine opens for the guest under `guest_path`."""
+    """A host directory that the engine opens for the guest under `guest_path`.
+
+    Attributes:
+        sub_path: Of `host_path`, the part that lies in a volume, where guests can put links; "" when no part does.
+    """
 
     host_path: Path
     guest_path: str
     read_only: bool
+    sub_path: str = ""
+
+    @property
+    def root(self) -> Path:
+        """What lies before `sub_path`: no guest can put a link for it."""
+        return self.host_path.parents[self.sub_path.count("/")] if self.sub_path else self.host_path
 
 
 @dataclass(frozen=True)
@@ -199,7 +209,7 @@ class _Layout:
             found, is_directory = _resolved(mount)
             if is_directory:
                 host_path = found.volume.path / found.sub_path
-                self.mounts[guest_path] = ContainerMount(host_path, guest_path, found.read_only)
+                self.mounts[guest_path] = ContainerMount(host_path, guest_path, found.read_only, found.sub_path)
                 if found.volume.foreign:
                     self.foreign.add(guest_path)
                 self.own.discard(guest_path)

@@ -224,8 +224,8 @@ async def test_secrets_are_in_no_news_and_no_log(agent: Agent, caplog: pytest.Lo
 
 
 async def test_four_engines_that_are_full_are_a_failure_that_is_tried_again(agent: Agent) -> None:
-    from wasmlet.sandbox.client import EngineBusyError
     from wasmlet.sandbox.engines import Engines
+    from wasmlet.sandbox.refusals import EngineBusyError
 
     real = Engines.put
     refusals = 4

@@ -13,8 +13,9 @@ from tests.support.waiting import eventually
 from tests.unit.sandbox.conftest import Sandboxes
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError
 from wasmlet.sandbox import client, protocol
-from wasmlet.sandbox.client import EngineClient, EngineGoneError
+from wasmlet.sandbox.client import EngineClient
 from wasmlet.sandbox.engines import Engines, PoolKey, Settings
+from wasmlet.sandbox.refusals import EngineGoneError
 
 
 def state_of(sandboxes: Sandboxes, handle: object, identity: str) -> str | None:

@@ -1,0 +1,112 @@
+"""What `exec` runs in a container: found, compiled, and ready for the engine. The streams are the engine's.
+
+`command[0]` names another module of the container when it is a path (it has a slash, or ends in `.wasm`): it is
+looked up in the container's root and mounts as the guest sees them, and never beyond them, whatever links a guest has
+planted there. Every other name is an argv[0] for the container's own program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import posixpath
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wasmlet.base import beneath
+from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, RetryableError, UserError
+from wasmlet.kube.types import Container
+from wasmlet.pods.facts import Attempt, Directory
+from wasmlet.pods.rooms import Rooms
+from wasmlet.pods.view import all_containers
+from wasmlet.sandbox import protocol
+
+if TYPE_CHECKING:
+    from wasmlet.pods.worker import Worker
+
+COMMAND_NOT_FOUND = "CommandNotFound"
+MAX_MODULE_BYTES = 512 * 1024**2
+"""The largest published modules have a fifth of it; a file of a guest's making may have any size."""
+
+
+async def prepare(
+    rooms: Rooms, worker: Worker, name: str, command: Sequence[str], *, stdin: bool
+) -> tuple[Attempt, protocol.ExecSpec]:
+    """The attempt to run in, and what its engine is to be asked for.
+
+    Raises:
+        NotFoundError: The pod has no such container; or the command is not there (reason CommandNotFound).
+        ConflictError: The container is not running.
+        GuestError: It has nothing to run, or the command cannot be run.
+        UserError: The command is empty, or no regular file.
+        RetryableError: Its engine has ended, or the disk is full.
+    """
+    if not command:
+        raise UserError("there is no command to run")
+    pod = worker.bundle.pod.metadata.name
+    container = next((each for each in all_containers(worker.bundle.pod) if each.name == name), None)
+    if container is None:
+        names = ", ".join(each.name for each in all_containers(worker.bundle.pod))
+        raise NotFoundError(f"container {name!r} not found in pod {pod!r}", hint=f"it has {names}")
+    attempt = worker.facts.container(name).last
+    if attempt is None or attempt.started_at is None or attempt.finished_at is not None:
+        state = "has not started" if attempt is None or attempt.started_at is None else "has ended"
+        raise ConflictError(f"container {name!r} in pod {pod!r} is not running: it {state}")
+    artifact = None
+    if "/" in command[0] or command[0].endswith(".wasm"):
+        artifact = await _compiled(rooms, container, attempt, command[0])
+    if artifact is None and attempt.serves:
+        raise GuestError(
+            f"container {name!r} serves HTTP: there is nothing to run in it",
+            hint="name another module of the container by its path",
+            reason="NoEntryPoint",
+        )
+    return attempt, protocol.ExecSpec(args=list(command), artifact=artifact, stdin=stdin)
+
+
+async def _compiled(rooms: Rooms, container: Container, attempt: Attempt, name: str) -> protocol.Artifact | None:
+    """The artifact of the file that `name` stands for; None for the container's own module."""
+    compatibility = rooms.engines.compatibility(attempt.engine)
+    try:
+        descriptor = await asyncio.to_thread(_open, attempt.directories, container.working_dir or "/", name)
+    except NotFoundError as error:
+        if name == posixpath.basename(attempt.image):
+            return None
+        raise NotFoundError(f"{name} is not in container {container.name!r}", reason=COMMAND_NOT_FOUND) from error
+    try:
+        digest = await asyncio.to_thread(_digest, descriptor, name)
+        module = beneath.descriptor_path(descriptor)
+        artifact, compiled = await rooms.artifacts.ensure(module, digest=digest, compatibility=compatibility)
+    finally:
+        os.close(descriptor)
+    if compiled.kind != "command":
+        raise GuestError(f"{name} serves HTTP: it is no command", reason="NoEntryPoint")
+    return artifact
+
+
+def _open(directories: Sequence[Directory], working_dir: str, name: str) -> int:
+    """A descriptor of the file that a guest with these directories sees under `name`."""
+    path = posixpath.normpath(posixpath.join("/", working_dir, name))
+    by_path = {each.guest_path: each for each in directories}
+    cover = path
+    while cover not in by_path:
+        if cover in ("/", "//"):
+            raise NotFoundError(f"there is no {name}")
+        cover = posixpath.dirname(cover)
+    directory = beneath.open_directory(Path(by_path[cover].root), by_path[cover].relative)
+    try:
+        relative = posixpath.relpath(path, cover)
+        return beneath.open_file(beneath.descriptor_path(directory), relative, follow_inside=True)
+    except OSError as error:
+        raise RetryableError(f"cannot open {name}: {error.strerror}") from error
+    finally:
+        os.close(directory)
+
+
+def _digest(descriptor: int, name: str) -> str:
+    if os.fstat(descriptor).st_size > MAX_MODULE_BYTES:
+        raise UserError(f"{name} is larger than {MAX_MODULE_BYTES} bytes")
+    with open(descriptor, "rb", closefd=False) as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

@@ -1,0 +1,112 @@
+"""`wasmlet exec` as a shell sees it."""
+
+import fcntl
+import os
+import pty
+import shutil
+import signal
+import struct
+import subprocess
+import termios
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command
+from tests.support.guests import guest, http_guest
+from tests.support.waiting import eventually_now
+
+
+@pytest.fixture
+def tools(command: Command, tmp_path: Path) -> Path:
+    """A pod `box` of an idle container, with a directory of further modules at /tools."""
+    directory = tmp_path / "tools"
+    directory.mkdir()
+    for name in ("echo", "exit", "trap", "spin", "hello.component"):
+        shutil.copy(guest(name), directory / f"{name}.wasm")
+    command.succeed("run", "-d", "--name", "box", "--volume", f"{directory}:/tools", str(guest("sleep")))
+    return directory
+
+
+def test_a_command_in_a_container(command: Command, tools: Path) -> None:
+    echoed = command.run("exec", "-i", "box", "--", "/tools/echo.wasm", input=b"one\ntwo")
+    assert (echoed.returncode, echoed.stdout, echoed.stderr) == (0, b"one\ntwo", b"")
+    assert command.run("exec", "box", "--", "/tools/echo.wasm", input=b"unsent").stdout == b""
+    assert command.run("exec", "box", "-c", "sleep", "--", "/tools/exit.wasm", "7").returncode == 7
+    trapped = command.run("exec", "box", "--", "/tools/trap.wasm")
+    assert trapped.returncode == 134
+    assert b"boom" in trapped.stderr
+    assert command.run("exec", "box", "--", "/tools/hello.component.wasm").returncode == 0
+    assert command.succeed("logs", "box") == "ready\n"
+
+
+def test_what_cannot_be_run_is_said(command: Command, tools: Path) -> None:
+    (tools / "out.wasm").symlink_to(guest("hello"))
+    (tools / "in.wasm").symlink_to("exit.wasm")
+    (tools / "text.wasm").write_text("no module")
+    shutil.copy(http_guest(), tools / "http.wasm")
+    for arguments, status, said in [
+        (["nobody", "--", "x"], 1, "there is no pod nobody"),
+        (["box", "-c", "other", "--", "x"], 1, "container 'other' not found in pod 'box'"),
+        (["box", "--", "/tools/nothing.wasm"], 127, "/tools/nothing.wasm is not in container"),
+        (["box", "--", "/tools/../../../etc/passwd"], 127, "is not in container"),
+        (["box", "--", "/tools/out.wasm"], 2, ""),
+        (["box", "--", "/tools"], 2, ""),
+        (["box", "--", "/tools/text.wasm"], 126, "WebAssembly"),
+        (["box", "--", "/tools/http.wasm"], 126, "serves HTTP"),
+        (["box"], 2, "Missing argument"),
+        (["box", "--", "/tools/in.wasm", "9"], 9, ""),
+    ]:
+        result = command.run("exec", *arguments)
+        assert (result.returncode, said in result.stderr.decode()) == (status, True), (arguments, result)
+        assert b"Traceback" not in result.stderr
+    command.succeed("stop", "box")
+    ended = command.run("exec", "box", "--", "/tools/echo.wasm")
+    assert ended.returncode == 2
+    assert b"is not running: it has ended" in ended.stderr
+
+
+def test_a_server_has_nothing_to_run_but_other_modules(command: Command, tmp_path: Path) -> None:
+    shutil.copy(guest("exit"), tmp_path / "exit.wasm")
+    command.succeed("run", "-d", "--name", "web", "--volume", f"{tmp_path}:/tools", str(http_guest()))
+    result = command.run("exec", "web", "--", "anything")
+    assert result.returncode == 126
+    assert b"serves HTTP: there is nothing to run in it" in result.stderr
+    assert command.run("exec", "web", "--", "/tools/exit.wasm", "3").returncode == 3
+
+
+def test_it_works_after_the_agents_end(command: Command, tools: Path) -> None:
+    command.kill_agent()
+    assert command.run("exec", "box", "--", "/tools/exit.wasm", "5").returncode == 5
+
+
+def test_a_terminal_is_raw_as_long_as_the_guest_runs(command: Command, tools: Path) -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    arguments = command.arguments("exec", "-it", "box", "--", "/tools/echo.wasm")
+    process = subprocess.Popen(arguments, env=command.environment, stdin=slave, stdout=slave, stderr=slave)
+    try:
+        eventually_now(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, "raw")
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        process.send_signal(signal.SIGWINCH)
+        os.write(master, b"x\x03\n")  # no line discipline: neither an echo nor a signal
+        echoed = b""
+        while len(echoed) < 4:
+            echoed += os.read(master, 100)
+        assert echoed == b"x\x03\r\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 143
+        assert termios.tcgetattr(slave) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(slave)
+
+
+def test_an_interrupted_exec_leaves_nothing_behind(command: Command, tools: Path) -> None:
+    with command.started("exec", "box", "--", "/tools/spin.wasm") as spinning:
+        assert spinning.read(6) == b"ready\n"
+        spinning.process.send_signal(signal.SIGINT)
+        assert spinning.wait() == 130
+    command.succeed("rm", "box")

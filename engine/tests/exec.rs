@@ -200,6 +200,35 @@ fn exit_codes_and_traps_are_told() {
 }
 
 #[test]
+fn other_modules_run_in_a_server_and_servers_nowhere() {
+    let engine = Engine::start();
+    let guest = include_bytes!("../../tests/http-guest/http-guest.wasm");
+    let serves = Program::compile(engine.directory.path(), guest);
+    let mut container = engine.spec("web", &serves);
+    container["kind"] = json!("http");
+    // An address that only this process uses.
+    let (high, low) = (std::process::id() / 256 % 100, std::process::id() % 256);
+    let address = format!("127.{}.{low}.200", 128 + high);
+    container["http"] = json!({"addresses": [address], "ports": [8080]});
+    assert_eq!(engine.put("web", &container).status, 201);
+    let own = json!({"args": ["web"]}).to_string();
+    let (status, refusal, _) = ask(&engine, "web", &own);
+    assert_eq!(
+        (status, &refusal["reason"]),
+        (422, &json!("NoEntryPoint")),
+        "{refusal}"
+    );
+    let (status, refusal, _) = ask(&engine, "web", &spec(&serves, false).to_string());
+    assert_eq!((status, &refusal["reason"]), (422, &json!("Artifact")));
+    let p0 = guests::writes_with("wasi_unstable", 1, "p0\n", "(call $exit (i32.const 4))");
+    let mut stream = open(&engine, "web", &spec(&engine.program(&p0), false));
+    let (stdout, _, exit) = all(&mut stream);
+    assert_eq!((stdout, &exit["exitCode"]), (b"p0\n".to_vec(), &json!(4)));
+    assert_eq!(engine.stop("web", 0.1).status, 202);
+    assert_eq!(engine.exit("web")["exitCode"], 0);
+}
+
+#[test]
 fn a_client_that_leaves_ends_its_guest() {
     let engine = container("box");
     let spins = engine.program(guests::SPINS);

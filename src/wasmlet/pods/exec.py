@@ -88,11 +88,11 @@ async def _compiled(rooms: Rooms, container: Container, attempt: Attempt, name: 
 
 def _open(directories: Sequence[Directory], working_dir: str, name: str) -> int:
     """A descriptor of the file that a guest with these directories sees under `name`."""
-    path = posixpath.normpath(posixpath.join("/", working_dir, name))
+    path = "/" + posixpath.normpath(posixpath.join("/", working_dir, name)).lstrip("/")  # "//" is a root of its own
     by_path = {each.guest_path: each for each in directories}
     cover = path
     while cover not in by_path:
-        if cover in ("/", "//"):
+        if cover == "/":
             raise NotFoundError(f"there is no {name}")
         cover = posixpath.dirname(cover)
     directory = beneath.open_directory(Path(by_path[cover].root), by_path[cover].relative)

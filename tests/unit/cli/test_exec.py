@@ -40,6 +40,21 @@ def test_a_command_in_a_container(command: Command, tools: Path) -> None:
     assert command.succeed("logs", "box") == "ready\n"
 
 
+def test_it_ends_with_its_guest_its_reader_or_its_container(command: Command, tools: Path) -> None:
+    shutil.copy(guest("lines"), tools / "lines.wasm")
+    with command.started("exec", "-i", "box", "--", "/tools/exit.wasm", "6") as ended:
+        assert ended.wait() == 6  # though stdin is open
+    with command.started("exec", "box", "--", "/tools/lines.wasm", "900000", "99") as unread:
+        assert unread.read(3) == b"000"
+        unread.stdout.close()
+        assert unread.wait() == 141
+    with command.started("exec", "box", "--", "/tools/spin.wasm") as spinning:
+        assert spinning.read(6) == b"ready\n"
+        command.succeed("rm", "box")
+        assert spinning.wait() == 137
+        assert spinning.stderr.read() == b"the container has ended\n"
+
+
 def test_what_cannot_be_run_is_said(command: Command, tools: Path) -> None:
     (tools / "out.wasm").symlink_to(guest("hello"))
     (tools / "in.wasm").symlink_to("exit.wasm")
@@ -75,8 +90,15 @@ def test_a_server_has_nothing_to_run_but_other_modules(command: Command, tmp_pat
     assert command.run("exec", "web", "--", "/tools/exit.wasm", "3").returncode == 3
 
 
-def test_it_works_after_the_agents_end(command: Command, tools: Path) -> None:
-    command.kill_agent()
+def test_it_goes_on_and_works_after_the_agents_end(command: Command, tools: Path) -> None:
+    with command.started("exec", "-i", "box", "--", "/tools/echo.wasm") as echoing:
+        echoing.stdin.write(b"before\n")
+        assert echoing.read(7) == b"before\n"
+        command.kill_agent()
+        echoing.stdin.write(b"after\n")
+        assert echoing.read(6) == b"after\n"
+        echoing.stdin.close()
+        assert echoing.wait() == 0
     assert command.run("exec", "box", "--", "/tools/exit.wasm", "5").returncode == 5
 
 

@@ -4,6 +4,7 @@
 //! live in tasks of their own.
 
 use crate::events::Since;
+use crate::exec::Session;
 use crate::protocol::{self, Error, ErrorReason, ExecSpec, SandboxList, SandboxSpec};
 use crate::registry::{Put, Registry};
 use crate::sandbox;
@@ -263,7 +264,7 @@ impl Control {
         let upgrade = hyper::upgrade::on(&mut request);
         let spec: ExecSpec = read(request).await?;
         check_exec(&spec)?;
-        let session = self.registry.exec(id, spec).await?;
+        let session = Session::start(&self.registry, id, spec).await?;
         tokio::spawn(async move {
             // Every connection here is a Unix socket.
             if let Ok(upgraded) = upgrade.await

@@ -9,7 +9,10 @@ use crate::guest::World;
 use crate::meter::{Account, Owned};
 use crate::outbox::Outbox;
 use crate::program::Program;
-use crate::protocol::{Error, ErrorReason, ExecExit, ExitReason, TerminalSize};
+use crate::protocol::{
+    Artifact, Error, ErrorReason, ExecExit, ExecSpec, ExitReason, Kind, TerminalSize,
+};
+use crate::registry::{Registry, START};
 use crate::stdin::Stdin;
 use crate::sync::lock;
 use bytes::{Buf as _, BytesMut};
@@ -19,7 +22,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::net::unix::OwnedReadHalf;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 /// In one container at once.
 const PER_CONTAINER: usize = 32;
@@ -125,15 +128,15 @@ impl Drop for Entered {
 /// A guest that has started, and waits for its client.
 pub struct Session {
     /// The guest.
-    pub task: Owned<Outcome>,
+    task: Owned<Outcome>,
     /// Its place.
-    pub entered: Entered,
+    entered: Entered,
     /// What it reads.
-    pub stdin: Arc<Stdin>,
+    stdin: Arc<Stdin>,
     /// What it writes.
-    pub outbox: Arc<Outbox>,
+    outbox: Arc<Outbox>,
     /// Its right to a connection.
-    pub permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 }
 
 /// Why an exec is over.
@@ -148,6 +151,64 @@ enum End {
 }
 
 impl Session {
+    /// Starts a guest in a running container.
+    pub async fn start(registry: &Registry, id: &str, spec: ExecSpec) -> Result<Self, Error> {
+        let busy = |text: String| Error::new(ErrorReason::Busy, text);
+        let entered = registry.get(id)?.execs.enter()?;
+        let permit = Arc::clone(&registry.execs)
+            .try_acquire_owned()
+            .map_err(|_| {
+                busy(format!(
+                    "{PER_ENGINE} execs run in this engine; end one of them"
+                ))
+            })?;
+        registry.parts.budgets.admit(1).map_err(busy)?;
+        let program = match spec.artifact {
+            None => Arc::clone(&entered.inside.program),
+            Some(artifact) => load(registry, artifact).await?,
+        };
+        let (stdin, outbox) = (Arc::<Stdin>::default(), Arc::<Outbox>::default());
+        if !spec.stdin {
+            stdin.end();
+        }
+        let guest = (entered.inside.world).exec_guest(&spec.args, &stdin, &outbox);
+        let (start, started) = oneshot::channel();
+        let task = registry.spawn(&entered.inside.account, program, guest, move || {
+            // A client that left meanwhile has dropped the other end.
+            let _ = start.send(());
+        });
+        let session = Self {
+            task,
+            entered,
+            stdin,
+            outbox,
+            permit,
+        };
+        session.started(started).await
+    }
+
+    /// It, once its guest's first instruction is about to run.
+    async fn started(mut self, started: oneshot::Receiver<()>) -> Result<Self, Error> {
+        let why = tokio::select! {
+            biased;
+            () = self.entered.container_ended() => "the container has ended".to_owned(),
+            started = started => match started {
+                Ok(()) => return Ok(self),
+                Err(_) => return Err(match (&mut self.task).await {
+                    Ok(Outcome::Refused(refusal)) => refusal,
+                    _ => Error::new(ErrorReason::Internal, "the engine panicked at the exec's start"),
+                }),
+            },
+            () = tokio::time::sleep(START) => {
+                format!("its start function did not end within {} s", START.as_secs())
+            }
+        };
+        self.task.abort();
+        let _ = tokio::time::timeout(UNWIND, self.task).await;
+        let text = format!("cannot make the instance: {why}");
+        Err(Error::new(ErrorReason::Start, text))
+    }
+
     /// Connects the guest with its client until the end of either, or of the container.
     pub async fn converse(self, client: UnixStream, early: BytesMut) {
         let Self {
@@ -195,6 +256,13 @@ impl Session {
         }
         drop(permit);
     }
+}
+
+async fn load(registry: &Registry, artifact: Artifact) -> Result<Arc<Program>, Error> {
+    let artifacts = Arc::clone(&registry.parts.artifacts);
+    let load = move || artifacts.load(&artifact, Kind::Command);
+    let loaded = registry.parts.opener.spawn_blocking(load).await;
+    loaded.unwrap_or_else(|error| Err(Error::new(ErrorReason::Internal, error.to_string())))
 }
 
 fn ending(outcome: Result<Outcome, tokio::task::JoinError>) -> Ending {

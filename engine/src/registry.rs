@@ -5,17 +5,15 @@ use crate::budget::Budgets;
 use crate::command::Outcome;
 use crate::disk::{self, Disk};
 use crate::events::Events;
-use crate::exec::{Inside, PER_ENGINE, Session};
+use crate::exec::{self, Inside};
 use crate::exit::Ending;
 use crate::guest::{Guest, World};
 use crate::http::{self, Connections};
 use crate::log::{Log, Place};
 use crate::meter::{Account, Owned, Threads};
-use crate::outbox::Outbox;
 use crate::program::Program;
-use crate::protocol::{self, Error, ErrorReason, ExecSpec, Exit, Kind, SandboxSpec, State};
+use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
 use crate::sandbox::{Meters, Moment, Sandbox, Stop};
-use crate::stdin::Stdin;
 use crate::sync::lock;
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -30,7 +28,7 @@ const DISK_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a start function may take. It initialises memory, which takes milliseconds; the agent waits for the answer
 /// meanwhile, and cannot know whether one will come.
-const START: Duration = Duration::from_secs(10);
+pub const START: Duration = Duration::from_secs(10);
 
 /// The grace of those that serve when a signal ends the engine, within the 2 seconds that it has.
 const LAST_GRACE: Duration = Duration::from_secs(1);
@@ -65,7 +63,7 @@ pub struct Registry {
     pub parts: Parts,
     known: Mutex<Known>,
     /// Rights to an exec.
-    execs: Arc<Semaphore>,
+    pub execs: Arc<Semaphore>,
     /// Wakes who waits for the last sandbox to end.
     quiet: Notify,
 }
@@ -101,7 +99,7 @@ impl Registry {
         Arc::new(Self {
             parts,
             known: Mutex::default(),
-            execs: Arc::new(Semaphore::new(PER_ENGINE)),
+            execs: Arc::new(Semaphore::new(exec::PER_ENGINE)),
             quiet: Notify::new(),
         })
     }
@@ -403,7 +401,7 @@ impl Registry {
     }
 
     /// Runs a command on threads that only guests compute on, so that whatever they do, its owner's task goes on.
-    fn spawn(
+    pub fn spawn(
         &self,
         account: &Arc<Account>,
         program: Arc<Program>,
@@ -420,71 +418,6 @@ impl Registry {
             }
         };
         self.parts.guests.spawn(account, running)
-    }
-
-    /// Starts a further instance in a running container; it waits for its client.
-    pub async fn exec(&self, id: &str, spec: ExecSpec) -> Result<Session, Error> {
-        let entered = self.get(id)?.execs.enter()?;
-        let permit = Arc::clone(&self.execs).try_acquire_owned().map_err(|_| {
-            let text = format!("{PER_ENGINE} execs run in this engine; end one of them");
-            Error::new(ErrorReason::Busy, text)
-        })?;
-        let busy = |text| Error::new(ErrorReason::Busy, text);
-        self.parts.budgets.admit(1).map_err(busy)?;
-        let program = match spec.artifact {
-            None => Arc::clone(&entered.inside.program),
-            Some(artifact) => self.load_command(artifact).await?,
-        };
-        let (stdin, outbox) = (Arc::<Stdin>::default(), Arc::<Outbox>::default());
-        if !spec.stdin {
-            stdin.end();
-        }
-        let guest = (entered.inside.world).exec_guest(&spec.args, &stdin, &outbox);
-        let (start, started) = oneshot::channel();
-        let mut task = self.spawn(&entered.inside.account, program, guest, move || {
-            // A client that left meanwhile has dropped the other end.
-            let _ = start.send(());
-        });
-        let why = tokio::select! {
-            biased;
-            () = entered.container_ended() => Some("the container has ended".to_owned()),
-            started = started => started.is_err().then(String::new),
-            () = tokio::time::sleep(START) => Some(format!("its start function did not end within {} s", START.as_secs())),
-        };
-        match why {
-            None => Ok(Session {
-                task,
-                entered,
-                stdin,
-                outbox,
-                permit,
-            }),
-            Some(why) if why.is_empty() => Err(match (&mut task).await {
-                Ok(Outcome::Refused(refusal)) => refusal,
-                _ => Error::new(
-                    ErrorReason::Internal,
-                    "the engine panicked at the exec's start",
-                ),
-            }),
-            Some(why) => {
-                task.abort();
-                let _ = tokio::time::timeout(UNWIND, task).await;
-                Err(Error::new(
-                    ErrorReason::Start,
-                    format!("cannot exec: {why}"),
-                ))
-            }
-        }
-    }
-
-    async fn load_command(
-        self: &Registry,
-        artifact: protocol::Artifact,
-    ) -> Result<Arc<Program>, Error> {
-        let artifacts = Arc::clone(&self.parts.artifacts);
-        let load = move || artifacts.load(&artifact, Kind::Command);
-        let loaded = self.parts.opener.spawn_blocking(load).await;
-        loaded.unwrap_or_else(|error| Err(Error::new(ErrorReason::Internal, error.to_string())))
     }
 
     /// The guest's first instruction is about to run.

@@ -73,6 +73,9 @@ EVENTS_PER_SECOND = 50.0
 EVENTS_BURST = 100
 """The kubelet's own limits for events (contract 1.6)."""
 
+LAST_EVENTS_SECONDS = 3.0
+"""For what is still to be told when the machine goes down."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -175,6 +178,9 @@ class Cluster:
             return
         self._node.begin_shutdown()
         await self.shutdown.run()
+        with contextlib.suppress(TimeoutError):  # nobody tells them later
+            async with asyncio.timeout(LAST_EVENTS_SECONDS):
+                await self.recorder.flush()
 
     def _living(self) -> list[shutdown.ShutdownPod]:
         return [] if self.dispatch is None else shutdown.living(self.dispatch)

@@ -2,9 +2,10 @@
 
 use crate::exit::OutOfMemory;
 use crate::frame;
-use crate::log::{Log, Output, Stream};
+use crate::log::{Log, Stream};
 use crate::meter;
-use crate::outbox::{self, Outbox};
+use crate::outbox::Outbox;
+use crate::output::Output;
 use crate::protocol::{EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
 use std::sync::Arc;
@@ -105,8 +106,8 @@ impl World {
         let mut wasi = WasiCtx::builder();
         wasi.args(args)
             .stdin(Input::new(stdin, None))
-            .stdout(outbox::Output::new(outbox, frame::STDOUT))
-            .stderr(outbox::Output::new(outbox, frame::STDERR));
+            .stdout(Output::new(outbox, frame::STDOUT))
+            .stderr(Output::new(outbox, frame::STDERR));
         self.with(wasi)
     }
 

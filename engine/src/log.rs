@@ -7,31 +7,17 @@
 //! line may be, or until it is clear that a reader waits for it (a prompt).
 
 use crate::disk::{Disk, Suffix};
+use crate::output::{AHEAD_BYTES, Sink};
 use crate::sync::lock;
 use crate::time::Timestamp;
-use bytes::Bytes;
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::AsyncWrite;
 use tokio::sync::Notify;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 /// Longer lines are cut into parts, as containerd and CRI-O do.
 const LINE_BYTES: usize = 16 * 1024;
-
-/// A guest whose framed output is this far ahead of the disk waits.
-const AHEAD_BYTES: usize = 64 * 1024;
-
-/// What a guest may write at once; a newline alone grows about 45-fold in CRI format, so this bounds the buffer.
-const WRITE_BYTES: usize = 16 * 1024;
-
-/// No guest that keeps to what it may write gets here; one with many handles that does not is ended.
-const OVERFULL_BYTES: usize = 4 * 1024 * 1024;
 
 /// After this a line's unterminated rest is shown.
 const REST_DELAY: Duration = Duration::from_millis(100);
@@ -254,25 +240,6 @@ impl Log {
             }
         });
     }
-
-    fn has_room(&self) -> bool {
-        let buffer = lock(&self.buffer);
-        !buffer.held && buffer.framed.len() < AHEAD_BYTES
-    }
-
-    fn is_overfull(&self) -> bool {
-        lock(&self.buffer).framed.len() > OVERFULL_BYTES
-    }
-
-    async fn wait_for_room(&self) {
-        loop {
-            let room = self.room.notified();
-            if self.has_room() {
-                return;
-            }
-            room.await;
-        }
-    }
 }
 
 /// Appends `bytes` to the rest of the stream's line, and each line that becomes whole to `framed`.
@@ -322,89 +289,24 @@ pub fn notice(text: &str) -> Vec<u8> {
     framed
 }
 
-/// The guest's end of one stream.
-#[derive(Clone)]
-pub struct Output {
-    log: Arc<Log>,
-    stream: Stream,
-    /// What the last check lets the guest write.
-    permit: usize,
-}
+impl Sink for Log {
+    type Stream = Stream;
 
-impl Output {
-    /// What the guest writes here goes to `log`.
-    pub fn new(log: &Arc<Log>, stream: Stream) -> Self {
-        Self {
-            log: Arc::clone(log),
-            stream,
-            permit: 0,
-        }
-    }
-}
-
-impl IsTerminal for Output {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Output {
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
+    fn put(self: &Arc<Self>, stream: Stream, bytes: &[u8]) {
+        self.write(stream, bytes);
     }
 
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
-    }
-}
-
-#[wasmtime_wasi::async_trait]
-impl Pollable for Output {
-    async fn ready(&mut self) {
-        self.log.wait_for_room().await;
-    }
-}
-
-impl OutputStream for Output {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        // As WASI demands; a guest that did not ask would fill the engine's memory.
-        if bytes.len() > self.permit || self.log.is_overfull() {
-            return Err(StreamError::trap(
-                "the guest writes more than the stream takes",
-            ));
-        }
-        self.permit -= bytes.len();
-        self.log.write(self.stream, &bytes);
-        Ok(())
+    fn held_bytes(&self) -> usize {
+        lock(&self.buffer).framed.len()
     }
 
-    fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
+    fn has_room(&self) -> bool {
+        let buffer = lock(&self.buffer);
+        !buffer.held && buffer.framed.len() < AHEAD_BYTES
     }
 
-    fn check_write(&mut self) -> StreamResult<usize> {
-        self.permit = if self.log.has_room() { WRITE_BYTES } else { 0 };
-        Ok(self.permit)
-    }
-}
-
-/// Only p3 guests, which this version does not run yet, write this way; without back-pressure.
-impl AsyncWrite for Output {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        self.log.write(self.stream, bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn room(&self) -> &Notify {
+        &self.room
     }
 }
 

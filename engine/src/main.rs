@@ -11,7 +11,8 @@
 //!   interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
 //! - `exec`: further instances in a container, with a client each; `frame`: what their connections carry; `outbox`:
 //!   what they write
-//! - `log` and `stdin`: their streams; `disk`: the thread that writes log and exit files
+//! - `log` and `stdin`: their streams; `output`: the guest's end of those that it writes; `disk`: the thread that writes log
+//!   and exit files
 //! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
 //! - `trace`: the engine's own log; `sync`: how locks are taken
 
@@ -36,6 +37,7 @@ mod log;
 mod meter;
 mod network;
 mod outbox;
+mod output;
 mod program;
 mod protocol;
 mod registry;

@@ -463,7 +463,15 @@ def test_a_request_that_nobody_approves_and_one_that_is_denied(cluster: Cluster,
     document["users"][0]["user"] = {"client-certificate": str(pair[0]), "client-key": str(pair[1])}
     (tmp_path / "bootstrap").write_text(yaml.safe_dump(document))
     wasmlet, log = Wasmlet(tmp_path / "state", tmp_path), tmp_path / "log"
-    command = ("node", "--bootstrap-kubeconfig", tmp_path / "bootstrap", "--node-name", "wasm-asks", "--network", "host")
+    command = (
+        "node",
+        "--bootstrap-kubeconfig",
+        tmp_path / "bootstrap",
+        "--node-name",
+        "wasm-asks",
+        "--network",
+        "host",
+    )
 
     def pending() -> list[str]:
         items = json.loads(cluster.kubectl("get", "csr", "-o", "json").stdout)["items"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from wasmlet.base import clock
+from wasmlet.base import clock, programs
 from wasmlet.base.clock import Clock
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.kube.kubeconfig import Access, ExecPlugin, Pem
@@ -164,40 +163,22 @@ async def _run(access: Access, plugin: ExecPlugin) -> bytes:
     what = f"{access.source}: the credential plugin {plugin.command}"
     command = str(plugin.directory / plugin.command) if "/" in plugin.command else plugin.command
     try:
-        process = await asyncio.create_subprocess_exec(
-            command,
-            *plugin.arguments,
-            env={**os.environ, **plugin.environment, "KUBERNETES_EXEC_INFO": _exec_info(access, plugin)},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
+        answer = await programs.ask(
+            [command, *plugin.arguments],
+            environment={**os.environ, **plugin.environment, "KUBERNETES_EXEC_INFO": _exec_info(access, plugin)},
+            seconds=EXEC_SECONDS,
+            most_bytes=EXEC_MAX_BYTES,
         )
-    except OSError as error:
-        raise UserError(f"{what} cannot be started: {error.strerror}", hint=plugin.hint or None) from None
-    assert process.stdout is not None
-    try:
-        async with asyncio.timeout(EXEC_SECONDS):
-            output = await _read(process.stdout)
-            code = 0 if len(output) > EXEC_MAX_BYTES else await process.wait()
     except TimeoutError:
         raise RetryableError(f"{what} did not end within {EXEC_SECONDS:g} s") from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # and whatever it started
-        await process.wait()
-    if code != 0 or len(output) > EXEC_MAX_BYTES:
-        problem = f"ended with {code}" if code != 0 else f"printed more than {EXEC_MAX_BYTES} bytes"
+    except OSError as error:
+        raise UserError(f"{what} cannot be started: {error.strerror}", hint=plugin.hint or None) from None
+    if answer.status != 0:
+        problem = (
+            f"printed more than {EXEC_MAX_BYTES} bytes" if answer.status is None else f"ended with {answer.status}"
+        )
         raise RetryableError(f"{what} {problem}", hint=plugin.hint or "run it by hand to see why")
-    return output
-
-
-async def _read(stream: asyncio.StreamReader) -> bytes:
-    """All of it, or a little more than what is allowed."""
-    output = bytearray()
-    while len(output) <= EXEC_MAX_BYTES and (chunk := await stream.read(1 << 16)):
-        output += chunk
-    return bytes(output)
+    return answer.output
 
 
 def _exec_info(access: Access, plugin: ExecPlugin) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from wasmlet.base import programs
 from wasmlet.base.clock import Clock, system_clock
 from wasmlet.base.errors import WasmletError
 from wasmlet.base.tasks import Tasks
@@ -47,6 +48,7 @@ POD_MESSAGE: Final = "Pod was terminated in response to imminent node shutdown."
 REJECTION_REASON: Final = "NodeShutdown"
 REJECTION_MESSAGE: Final = "Pod was rejected as the node is shutting down."
 DEFAULT_POD_GRACE_SECONDS: Final = 30.0
+ASK_MAX_BYTES: Final = 1 << 10
 ASK_SECONDS: Final = 5.0
 
 
@@ -197,17 +199,7 @@ async def terminate(
 
 async def is_machine_stopping() -> bool:
     """Whether systemd is taking the machine down: then our SIGTERM is no mere restart of the agent."""
-    with contextlib.suppress(OSError, TimeoutError):
-        process = await asyncio.create_subprocess_exec(
-            "systemctl", "is-system-running",
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                output, _ = await process.communicate()
-            return output.strip() == b"stopping"
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+    with contextlib.suppress(OSError):  # a TimeoutError is one
+        answer = await programs.ask(["systemctl", "is-system-running"], seconds=ASK_SECONDS, most_bytes=ASK_MAX_BYTES)
+        return answer.output.strip() == b"stopping"
     return False

@@ -19,9 +19,24 @@ import trustme
 from aiohttp import web
 
 from wasmlet.kube.kubeconfig import Access
+from wasmlet.kube.settings import Settings
 
 Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 Document = dict[str, Any]
+
+IMPATIENT = Settings(
+    queries_per_second=10_000,
+    burst=1000,
+    connect_timeout_seconds=5,
+    timeout_seconds=5,
+    attempts=3,
+    retry_delay_seconds=0.01,
+    max_retry_after_seconds=2,
+    watch_idle_seconds=5,
+    watch_retry_seconds=(0.01, 0.05),
+    page_size=3,
+)
+"""What a client of it is given: short waits, small pages."""
 
 
 @dataclass

@@ -15,9 +15,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from tests.support.fake_api import Authorities, FakeApi, status, times
+from tests.support.fake_api import IMPATIENT, Authorities, FakeApi, status, times
 from tests.support.waiting import eventually
-from tests.unit.kube.conftest import SETTINGS
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.client import Client, Patch
@@ -177,7 +176,7 @@ async def test_a_cut_line(api: FakeApi, client: Client) -> None:
 
 
 async def test_nobody_is_there() -> None:
-    client = Client(Access(source="the file", server="http://127.0.0.1:1"), settings=SETTINGS)
+    client = Client(Access(source="the file", server="http://127.0.0.1:1"), settings=IMPATIENT)
     with pytest.raises(
         RetryableError, match=r"cannot list pods: cannot connect to the API server 127\.0\.0\.1:1: connection refused"
     ) as raised:
@@ -234,7 +233,7 @@ async def test_an_answer_that_never_comes_and_one_that_never_ends(api: FakeApi) 
             await response.write(b"x" * 10_000)
 
     api.behaviours.append(drip)
-    settings = dataclasses.replace(SETTINGS, timeout_seconds=0.2, max_body_bytes=100_000, attempts=1)
+    settings = dataclasses.replace(IMPATIENT, timeout_seconds=0.2, max_body_bytes=100_000, attempts=1)
     client = Client(api.access, settings=settings)
     with pytest.raises(RetryableError, match=r"did not answer within 0\.2 s"):
         await client.list(PODS)
@@ -257,7 +256,7 @@ async def test_an_answer_that_is_no_list(api: FakeApi, client: Client, content: 
 
 
 async def test_requests_come_at_the_agreed_rate(api: FakeApi) -> None:
-    client = Client(api.access, settings=dataclasses.replace(SETTINGS, queries_per_second=20, burst=5))
+    client = Client(api.access, settings=dataclasses.replace(IMPATIENT, queries_per_second=20, burst=5))
     heartbeats = client.sharing(queries_per_second=None)
     began = time.monotonic()
     await asyncio.gather(*(client.list(PODS) for _ in range(10)))
@@ -286,10 +285,10 @@ async def test_client_certificates_from_text_and_files(tmp_path: Path) -> None:
             tls_server_name="api.test",
         )
         for access in (text, files):
-            client = Client(access, settings=SETTINGS)
+            client = Client(access, settings=IMPATIENT)
             assert (await client.list(PODS)).items == ()
             await client.close()
-        nobody = Client(made.access(api.url), settings=SETTINGS)
+        nobody = Client(made.access(api.url), settings=IMPATIENT)
         with pytest.raises(RetryableError):
             await nobody.list(PODS)
         await nobody.close()
@@ -299,11 +298,11 @@ async def test_a_server_that_is_not_the_right_one() -> None:
     made, other = Authorities.make(), Authorities.make()
     async with FakeApi.running(tls=made.server) as api:
         for access in (other.access(api.url), made.access(api.url, tls_server_name="else.test")):
-            client = Client(access, settings=SETTINGS)
+            client = Client(access, settings=IMPATIENT)
             with pytest.raises(UserError, match=r"is not trusted.*check certificate-authority"):
                 await client.list(PODS)
             await client.close()
-        client = Client(other.access(api.url, is_insecure=True), settings=SETTINGS)
+        client = Client(other.access(api.url, is_insecure=True), settings=IMPATIENT)
         assert (await client.list(PODS)).items == ()
         await client.close()
 
@@ -317,7 +316,7 @@ async def test_a_new_token_is_read_when_the_old_one_is_refused(api: FakeApi, tmp
         return None if request.headers.get("Authorization") == f"Bearer {good}" else status(401, "Unauthorized", "")
 
     api.behaviours.append(check)
-    client = Client(dataclasses.replace(api.access, token_file=file), settings=SETTINGS)
+    client = Client(dataclasses.replace(api.access, token_file=file), settings=IMPATIENT)
     await client.list(PODS)
     good = "new"
     with pytest.raises(UnauthorizedError, match="check the credentials"):
@@ -341,7 +340,7 @@ async def test_a_plugin_gives_a_certificate(tmp_path: Path) -> None:
         api_version="client.authentication.k8s.io/v1", command="cat", arguments=(str(tmp_path / "credential"),)
     )
     async with FakeApi.running(tls=made.server) as api:
-        client = Client(made.access(api.url, exec=plugin), settings=SETTINGS)
+        client = Client(made.access(api.url, exec=plugin), settings=IMPATIENT)
         assert (await client.list(PODS)).items == ()
         await client.close()
 
@@ -363,7 +362,7 @@ async def test_rotation_opens_new_connections_and_closes_the_old_ones(tmp_path: 
     async with FakeApi.running(tls=made.server) as api:
         api.behaviours.append(note)
         files = {"certificate": tmp_path / "client.crt", "key": tmp_path / "client.key"}
-        client = Client(made.access(api.url, **files), settings=SETTINGS)
+        client = Client(made.access(api.url, **files), settings=IMPATIENT)
         await client.list(PODS)
         await client.list(PODS)
         assert seen[0][0] is seen[1][0]
@@ -394,7 +393,7 @@ def trusted_again(made: Authorities) -> tuple[bytes, bytes]:
 async def test_no_secret_is_written_anywhere(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     access = dataclasses.replace(api.access, token="s3cret-token")
-    client = Client(access, settings=SETTINGS)
+    client = Client(access, settings=IMPATIENT)
     body = SECRETS.type(metadata=ObjectMeta(name="a"), string_data={"k": "s3cret-value"})
     api.behaviours.append(times(9, lambda: status(500, "InternalError", "broken")))
     errors = []

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.support.fake_api import FakeApi, event, status, times
+from tests.support.fake_api import IMPATIENT, FakeApi, event, status, times
 from tests.support.waiting import eventually
-from tests.unit.kube.conftest import SETTINGS
 from tests.unit.kube.test_client import pod
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.client import Client
@@ -180,7 +179,7 @@ async def test_a_failed_list_is_not_an_empty_list(api: FakeApi, watcher: Watcher
 
 
 async def test_failures_wait_longer_and_longer(api: FakeApi, tasks: Tasks) -> None:
-    settings = dataclasses.replace(SETTINGS, watch_retry_seconds=(0.05, 0.2), attempts=1)
+    settings = dataclasses.replace(IMPATIENT, watch_retry_seconds=(0.05, 0.2), attempts=1)
     client = Client(api.access, settings=settings)
     api.behaviours.append(times(1000, lambda: status(403, "Forbidden", "no")))
     watcher = Watcher()
@@ -219,7 +218,7 @@ async def test_a_server_that_ends_every_watch_at_once(api: FakeApi, watcher: Wat
 
 
 async def test_a_silent_connection_is_given_up(api: FakeApi, tasks: Tasks) -> None:
-    client = Client(api.access, settings=dataclasses.replace(SETTINGS, watch_idle_seconds=0.4))
+    client = Client(api.access, settings=dataclasses.replace(IMPATIENT, watch_idle_seconds=0.4))
     watcher = Watcher()
     tasks.start(watcher.follow(client), name="watch")
     await eventually(lambda: api.watching)
@@ -269,7 +268,7 @@ async def test_rotation_goes_on_at_once(api: FakeApi, client: Client, watcher: W
 
 
 async def test_an_object_that_is_too_big(api: FakeApi, tasks: Tasks) -> None:
-    client = Client(api.access, settings=dataclasses.replace(SETTINGS, max_object_bytes=5000))
+    client = Client(api.access, settings=dataclasses.replace(IMPATIENT, max_object_bytes=5000))
     watcher = Watcher()
     tasks.start(watcher.follow(client), name="watch")
     await eventually(lambda: api.watching)

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from tests.support.fake_api import Authorities, Behaviour, FakeApi, status
+from tests.support.fake_api import IMPATIENT, Authorities, Behaviour, FakeApi, status
 from tests.support.waiting import eventually
-from tests.unit.node.conftest import SETTINGS
 from wasmlet.kube.client import Client, Patch
 from wasmlet.kube.events import Recorder
 from wasmlet.node import registration
@@ -142,7 +141,7 @@ async def test_a_server_that_is_not_trusted_is_waited_for(
     monkeypatch.setattr(registration, "MAX_RETRY_SECONDS", 0.1)
     authorities, strangers = Authorities.make(), Authorities.make()
     async with FakeApi.running(tls=authorities.server) as api:
-        client = Client(strangers.access(api.url), settings=SETTINGS)
+        client = Client(strangers.access(api.url), settings=IMPATIENT)
         try:
             async with running(client, tmp_path) as node:
                 await eventually(lambda: [each for each in caplog.records if "is not trusted" in each.getMessage()])

@@ -4,19 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.support.fake_api import FakeApi
+from tests.support.fake_api import IMPATIENT, FakeApi
 from wasmlet.kube.client import Client
-from wasmlet.kube.settings import Settings
-
-SETTINGS = Settings(
-    queries_per_second=10_000,
-    burst=1000,
-    connect_timeout_seconds=5,
-    timeout_seconds=5,
-    attempts=3,
-    retry_delay_seconds=0.01,
-    watch_retry_seconds=(0.01, 0.05),
-)
 
 
 @pytest.fixture
@@ -27,6 +16,6 @@ async def api() -> AsyncIterator[FakeApi]:
 
 @pytest.fixture
 async def client(api: FakeApi) -> AsyncIterator[Client]:
-    client = Client(api.access, settings=SETTINGS)
+    client = Client(api.access, settings=IMPATIENT)
     yield client
     await client.close()

@@ -2,7 +2,7 @@
 
 use crate::exit::OutOfMemory;
 use crate::frame;
-use crate::log::{Log, Stream};
+use crate::log::Log;
 use crate::meter;
 use crate::outbox::Outbox;
 use crate::output::Output;
@@ -92,9 +92,10 @@ impl World {
     /// A new instance's state: the one place where WASI contexts are made.
     pub fn guest(&self) -> Guest {
         let mut wasi = WasiCtx::builder();
+        let [stdout, stderr] = self.log.voices();
         wasi.args(&self.args)
-            .stdout(Output::new(&self.log, Stream::Stdout))
-            .stderr(Output::new(&self.log, Stream::Stderr));
+            .stdout(Output::new(&self.log, stdout))
+            .stderr(Output::new(&self.log, stderr));
         if let Some(stdin) = &self.stdin {
             wasi.stdin(Input::new(stdin, Some(&self.log)));
         }

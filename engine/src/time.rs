@@ -24,6 +24,13 @@ struct Civil {
 }
 
 impl Timestamp {
+    /// The beginning of 1970.
+    #[cfg(test)]
+    pub const EPOCH: Self = Self {
+        seconds: 0,
+        nanoseconds: 0,
+    };
+
     /// The wall clock's time; a clock set before 1970 reads as 1970.
     pub fn now() -> Self {
         let since = SystemTime::now()

@@ -138,12 +138,9 @@ def _check_admission(pod: Pod, target: str) -> None:
 def _without_effect(pod: Pod) -> Iterator[str]:
     """Fields that Kubernetes knows and this release reads over; a person must not wait for what never comes."""
     for container in [*pod.spec.init_containers, *pod.spec.containers]:
-        hooks = container.lifecycle
-        if hooks is not None and any(each and each.exec for each in (hooks.post_start, hooks.pre_stop)):
-            yield f"container {container.name!r}: exec hooks are not run by this release"
         for probe in (container.liveness_probe, container.readiness_probe, container.startup_probe):
-            if probe is not None and (probe.exec is not None or probe.grpc is not None):
-                yield f"container {container.name!r}: exec and grpc probes are not run by this release"
+            if probe is not None and probe.grpc is not None:
+                yield f"container {container.name!r}: grpc probes are not run by this release"
     if pod.spec.ephemeral_containers:
         yield "ephemeralContainers are not run by this release"
 

@@ -2,7 +2,10 @@
 
 `command[0]` names another module of the container when it is a path (it has a slash, or ends in `.wasm`): it is
 looked up in the container's root and mounts as the guest sees them, and never beyond them, whatever links a guest has
-planted there. Every other name is an argv[0] for the container's own program.
+planted there. The container's own program answers to its file's and its container's name and to its argv[0]; every
+other word (`sh`, `cat`) names nothing: the own program run in its place would do something else, and say it went well.
+
+`execute` runs a command to its end for the agent itself: exec probes and hooks.
 """
 
 from __future__ import annotations
@@ -12,16 +15,18 @@ import hashlib
 import os
 import posixpath
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wasmlet.base import beneath
-from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, RetryableError, UserError
+from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.kube.types import Container
 from wasmlet.pods.facts import Attempt, Directory
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.view import all_containers
 from wasmlet.sandbox import protocol
+from wasmlet.sandbox.exec_stream import ExecStream
 
 if TYPE_CHECKING:
     from wasmlet.pods.worker import Worker
@@ -29,6 +34,48 @@ if TYPE_CHECKING:
 COMMAND_NOT_FOUND = "CommandNotFound"
 MAX_MODULE_BYTES = 512 * 1024**2
 """The largest published modules have a fifth of it; a file of a guest's making may have any size."""
+
+MAX_OUTPUT_BYTES = 10 * 1024
+"""Of a probe's or hook's output this much is kept (contract section 5); the rest is read and dropped."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a command of the agent's own ended; `output` is both streams as they came, at most 10 KiB."""
+
+    exit_code: int
+    output: str
+
+
+async def execute(
+    rooms: Rooms, worker: Worker, name: str, command: Sequence[str], *, timeout_seconds: float | None = None
+) -> Finished:
+    """Run `command` in the container `name` to its end. Cancelled, or out of time, it is ended.
+
+    Args:
+        timeout_seconds: From its start, so that what has to be compiled first is not held against it.
+
+    Raises:
+        WasmletError: It could not be run, as in `prepare`; or wasmlet is at fault.
+        TimeoutError: It took longer.
+    """
+    attempt, spec = await prepare(rooms, worker, name, command, stdin=False)
+    async with asyncio.timeout(timeout_seconds):
+        stream = await rooms.engines.exec(attempt.engine, attempt.id, spec)
+        try:
+            return await _finish(stream)
+        finally:
+            await stream.close()
+
+
+async def _finish(stream: ExecStream) -> Finished:
+    output = bytearray()
+    async for _, content in stream.output():
+        output += content[: MAX_OUTPUT_BYTES - len(output)]
+    assert stream.exit is not None
+    if stream.exit.fault == "wasmlet":
+        raise WasmletError(stream.exit.message)
+    return Finished(stream.exit.exit_code, output.decode(errors="replace"))
 
 
 async def prepare(
@@ -54,9 +101,15 @@ async def prepare(
     if attempt is None or attempt.started_at is None or attempt.finished_at is not None:
         state = "has not started" if attempt is None or attempt.started_at is None else "has ended"
         raise ConflictError(f"container {name!r} in pod {pod!r} is not running: it {state}")
-    artifact = None
+    artifact, own = None, own_names(container, attempt)
     if "/" in command[0] or command[0].endswith(".wasm"):
         artifact = await _compiled(rooms, container, attempt, command[0])
+    elif command[0] not in own:
+        raise NotFoundError(
+            f"there is no program {command[0]} in container {name!r}",
+            hint=f"name a module in its root or mounts by its path, or its own program ({own[0]})",
+            reason=COMMAND_NOT_FOUND,
+        )
     if artifact is None and attempt.serves:
         raise GuestError(
             f"container {name!r} serves HTTP: there is nothing to run in it",
@@ -66,15 +119,26 @@ async def prepare(
     return attempt, protocol.ExecSpec(args=list(command), artifact=artifact, stdin=stdin)
 
 
+def own_names(container: Container, attempt: Attempt) -> list[str]:
+    """What the container's own program answers to, the name of its file first."""
+    file = posixpath.basename(attempt.image.partition("@")[0]).partition(":")[0]
+    first = container.command[0] if container.command else container.name
+    return [file.removesuffix(".wasm"), file, container.name, first, posixpath.basename(first)]
+
+
 async def _compiled(rooms: Rooms, container: Container, attempt: Attempt, name: str) -> protocol.Artifact | None:
     """The artifact of the file that `name` stands for; None for the container's own module."""
     compatibility = rooms.engines.compatibility(attempt.engine)
     try:
         descriptor = await asyncio.to_thread(_open, attempt.directories, container.working_dir or "/", name)
     except NotFoundError as error:
-        if name == posixpath.basename(attempt.image):
+        if name in own_names(container, attempt):
             return None
-        raise NotFoundError(f"{name} is not in container {container.name!r}", reason=COMMAND_NOT_FOUND) from error
+        raise NotFoundError(
+            f"{name} is not in container {container.name!r}",
+            hint="only WebAssembly modules in the container's root or mounts can be run; there is no shell beside them",
+            reason=COMMAND_NOT_FOUND,
+        ) from error
     try:
         digest = await asyncio.to_thread(_digest, descriptor, name)
         module = beneath.descriptor_path(descriptor)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from wasmlet.pods import exec as exec_
 from wasmlet.pods.facts import Unhealthy
 from wasmlet.pods.hooks import HookKey, Hooks, Outcome
 from wasmlet.pods.probes import Key, Prober, Result
@@ -19,8 +21,8 @@ class Health:
     def __init__(self, rooms: Rooms, worker: Worker) -> None:
         self._rooms = rooms
         self._worker = worker
-        self._prober = Prober(report=self._probed, period_scale=rooms.settings.probe_scale)
-        self._hooks = Hooks(report=self._hooked, clock=rooms.clock)
+        self._prober = Prober(report=self._probed, execute=self._execute, period_scale=rooms.settings.probe_scale)
+        self._hooks = Hooks(report=self._hooked, execute=self._execute, clock=rooms.clock)
 
     def sync(self, *, fresh: bool) -> None:
         """Run those that should run by the facts; `fresh` as in `Prober.sync`."""
@@ -31,6 +33,11 @@ class Health:
         """End all of them."""
         await self._prober.close()
         await self._hooks.close()
+
+    async def _execute(
+        self, container: str, command: Sequence[str], timeout_seconds: float | None = None
+    ) -> exec_.Finished:
+        return await exec_.execute(self._rooms, self._worker, container, command, timeout_seconds=timeout_seconds)
 
     def _probed(self, key: Key, result: Result, text: str) -> None:
         """A verdict of the prober: save what it changes, and let the plan look."""
@@ -76,13 +83,13 @@ class Health:
             )
         if outcome.error:
             kind = f"{key.kind[0].upper()}{key.kind[1:]}Hook"
-            text = f"{kind} failed" if outcome.was_run else f"{kind} was not run: {outcome.error}"
+            text = f"{kind} failed: {outcome.told}" if outcome.told else f"{kind} failed"
             self._worker.tell("Warning", f"Failed{kind}", text, container=key.container)
         if key.kind == "preStop" and attempt.stopping is not None:
             attempt.stopping.pre_stopped_at = now
         elif key.kind == "postStart":
             attempt.post_started_at = now
-            if outcome.error and outcome.was_run:
+            if outcome.error:
                 attempt.unhealthy = Unhealthy(probe="postStart", at=now)
         self._worker.save()
         self._worker.wake()

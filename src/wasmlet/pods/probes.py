@@ -10,14 +10,17 @@ import asyncio
 import enum
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from wasmlet.base.errors import WasmletError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.types import Container, Pod, Probe
 from wasmlet.pods import http_get
+from wasmlet.pods.exec import Finished
+from wasmlet.pods.expansion import expand
 from wasmlet.pods.facts import Facts
 from wasmlet.pods.view import all_containers, has_started, is_post_starting
 
@@ -66,17 +69,22 @@ class Key:
 Report = Callable[[Key, Result, str], None]
 """Called with each verdict, also when it repeats the one before; the text is what the probe saw."""
 
+Execute = Callable[[str, Sequence[str], float], Awaitable[Finished]]
+"""Runs a command in a container, for so many seconds at most; raises as `exec.execute`."""
+
 
 class Prober:
     """The probes of one pod.
 
     Args:
         report: Told every verdict.
+        execute: Runs the commands of exec probes.
         period_scale: Tests shorten every period and delay by it.
     """
 
-    def __init__(self, *, report: Report, period_scale: float = 1.0) -> None:
+    def __init__(self, *, report: Report, execute: Execute, period_scale: float = 1.0) -> None:
         self._report = report
+        self._execute = execute
         self._scale = period_scale
         self._tasks = Tasks()
         self._running: dict[Key, asyncio.Task[None]] = {}
@@ -115,10 +123,27 @@ class Prober:
     async def _probe(self, container: Container, probe: Probe, pod_ip: str) -> tuple[Result, str]:
         result, text = Result.UNKNOWN, ""
         for _ in range(HANDLER_TRIES):
-            result, text = await _once(container, probe, pod_ip, timeout_seconds=probe.timeout_seconds)
+            if probe.exec is not None:
+                result, text = await self._exec(container, probe, probe.exec.command)
+            else:
+                result, text = await _once(container, probe, pod_ip, timeout_seconds=probe.timeout_seconds)
             if result is not Result.UNKNOWN:
                 break
         return result, text
+
+    async def _exec(self, container: Container, probe: Probe, command: Sequence[str]) -> tuple[Result, str]:
+        """$(VAR) means what the container's env says literally (contract section 5)."""
+        values = {each.name: each.value for each in container.env}
+        command = [expand(each, values.get) for each in command]
+        try:
+            finished = await self._execute(container.name, command, probe.timeout_seconds)
+        except TimeoutError:
+            text = f'command timed out: "{" ".join(command)}" timed out after {probe.timeout_seconds:g}s'
+            return Result.FAILURE, text
+        except WasmletError as error:
+            return Result.UNKNOWN, str(error)
+        # What a probe that passes writes is no warning.
+        return (Result.FAILURE, finished.output) if finished.exit_code else (Result.SUCCESS, "")
 
 
 def _wanted(pod: Pod, facts: Facts) -> list[tuple[Key, Probe]]:
@@ -160,7 +185,7 @@ async def _once(container: Container, probe: Probe, pod_ip: str, *, timeout_seco
                 return await _tcp(container, probe, pod_ip)
     except TimeoutError:
         return Result.FAILURE, f"no answer within {timeout_seconds:g} s"
-    kind = "exec" if probe.exec is not None else "grpc" if probe.grpc is not None else "empty"
+    kind = "grpc" if probe.grpc is not None else "empty"
     return Result.UNKNOWN, f"{kind} probes cannot be run by this version of wasmlet"
 
 

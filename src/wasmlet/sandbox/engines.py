@@ -25,6 +25,7 @@ from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.base.tasks import Tasks
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import EngineClient
+from wasmlet.sandbox.exec_stream import ExecStream
 from wasmlet.sandbox.placement import Beside, Placement, unprotect
 from wasmlet.sandbox.records import RECORD_NAME, PoolKey, Record, end_silent
 from wasmlet.sandbox.refusals import SOCKET_NAME, EngineBusyError, EngineGoneError
@@ -227,6 +228,10 @@ class Engines:
         except EngineGoneError:
             if self.is_alive(engine):
                 raise  # it may have lost the request: the caller asks again
+
+    async def exec(self, engine: str, identity: str, spec: protocol.ExecSpec) -> ExecStream:
+        """A further instance in a running sandbox; raises as `EngineClient.exec`."""
+        return await self._handle(engine).client.exec(identity, spec)
 
     async def until_ended(self, pods: Collection[str], *, seconds: float = END_DEADLINE_SECONDS) -> None:
         """Wait until no sandbox of these pods (by UID) runs any more, `seconds` at most."""

@@ -84,7 +84,7 @@ def test_what_cannot_be_run_is_said(command: Command, tools: Path) -> None:
 def test_a_server_has_nothing_to_run_but_other_modules(command: Command, tmp_path: Path) -> None:
     shutil.copy(guest("exit"), tmp_path / "exit.wasm")
     command.succeed("run", "-d", "--name", "web", "--volume", f"{tmp_path}:/tools", str(http_guest()))
-    result = command.run("exec", "web", "--", "anything")
+    result = command.run("exec", "web", "--", "http-guest")
     assert result.returncode == 126
     assert b"serves HTTP: there is nothing to run in it" in result.stderr
     assert command.run("exec", "web", "--", "/tools/exit.wasm", "3").returncode == 3

@@ -39,7 +39,7 @@ async def test_a_module_is_found_where_the_guest_sees_it_also_by_the_next_agent(
     assert [*specs, spec.artifact] == [spec.artifact] * 5
     assert spec.artifact is not None
     assert attempt.number == 0
-    for own in ("exit", "sleep.wasm"):
+    for own in ("sleep", "sleep.wasm", "main"):
         assert (await agent.dispatch.exec(submitted.uid, "main", [own], stdin=False))[1].artifact is None
 
 
@@ -64,6 +64,8 @@ async def test_what_is_no_command(agent: Agent) -> None:
         ("main", [], UserError, "UserError"),
         ("main", ["/data/nothing"], NotFoundError, COMMAND_NOT_FOUND),
         ("main", ["other.wasm"], NotFoundError, COMMAND_NOT_FOUND),
+        ("main", ["/bin/sh", "-c", "true"], NotFoundError, COMMAND_NOT_FOUND),
+        ("main", ["cat"], NotFoundError, COMMAND_NOT_FOUND),
         ("main", ["/data/fifo.wasm"], UserError, "UserError"),
         ("main", ["/data/\0"], UserError, "UserError"),
         ("other", ["x"], NotFoundError, "NotFoundError"),

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import trustme
@@ -15,6 +15,7 @@ from aiohttp import web
 from tests.support.pods import container, pod
 from tests.support.waiting import eventually
 from wasmlet.base.clock import system_clock
+from wasmlet.base.errors import NotFoundError
 from wasmlet.kube.types import (
     ContainerPort,
     ExecAction,
@@ -25,6 +26,7 @@ from wasmlet.kube.types import (
     SleepAction,
     TCPSocketAction,
 )
+from wasmlet.pods.exec import Finished
 from wasmlet.pods.facts import Attempt, Facts, Stopping
 from wasmlet.pods.hooks import HookKey, Hooks, Outcome, wanted
 
@@ -55,12 +57,19 @@ class Peer:
             await runner.cleanup()
 
 
+async def execute(container: str, command: Sequence[str]) -> Finished:
+    """Runs `exit CODE` and nothing else."""
+    if command[0] != "exit":
+        raise NotFoundError(f"there is no program {command[0]} in container {container!r}")
+    return Finished(int(command[1]), "its output")
+
+
 async def outcome_of(handler: LifecycleHandler, *, since: float | None = None) -> Outcome:
     """What becomes of a postStart hook."""
     found: list[Outcome] = []
     main = container("main", lifecycle=Lifecycle(post_start=handler), ports=[ContainerPort(name="web")])
     facts = facts_of(started_at=system_clock() if since is None else since)
-    hooks = Hooks(report=lambda _, outcome: found.append(outcome), clock=system_clock)
+    hooks = Hooks(report=lambda _, outcome: found.append(outcome), execute=execute, clock=system_clock)
     hooks.sync(pod(main), facts)
     hooks.sync(pod(main), facts)
     try:
@@ -92,7 +101,7 @@ async def test_nobody_there_is_a_failure() -> None:
     async with Peer.running() as peer:
         port = peer.port
     outcome = await outcome_of(LifecycleHandler(http_get=HTTPGetAction(port=port)))
-    assert outcome.was_run
+    assert not outcome.told
     assert str(port) in outcome.error
 
 
@@ -117,19 +126,27 @@ async def test_https_against_a_plain_server_is_tried_again_without_credentials()
 
 
 @pytest.mark.parametrize(
-    ("handler", "was_run", "text"),
+    ("handler", "text"),
     [
-        (LifecycleHandler(tcp_socket=TCPSocketAction(port=80)), True, "invalid handler"),
-        (LifecycleHandler(), True, "invalid handler"),
-        (LifecycleHandler(exec=ExecAction(command=["true"])), False, "exec"),
-        (LifecycleHandler(http_get=HTTPGetAction(port="nameless")), True, "'nameless' is no port"),
-        (LifecycleHandler(http_get=HTTPGetAction(port="web")), True, "'web' is no port"),
+        (LifecycleHandler(tcp_socket=TCPSocketAction(port=80)), "invalid handler"),
+        (LifecycleHandler(), "invalid handler"),
+        (LifecycleHandler(http_get=HTTPGetAction(port="nameless")), "'nameless' is no port"),
+        (LifecycleHandler(http_get=HTTPGetAction(port="web")), "'web' is no port"),
     ],
 )
-async def test_what_cannot_be_a_hook(handler: LifecycleHandler, was_run: bool, text: str) -> None:
-    outcome = await outcome_of(handler)
-    assert outcome.was_run == was_run
-    assert text in outcome.error
+async def test_what_cannot_be_a_hook(handler: LifecycleHandler, text: str) -> None:
+    assert text in (await outcome_of(handler)).error
+
+
+async def test_commands() -> None:
+    def command(*words: str) -> LifecycleHandler:
+        return LifecycleHandler(exec=ExecAction(command=list(words)))
+
+    assert await outcome_of(command("exit", "0")) == Outcome()
+    failed = await outcome_of(command("exit", "7"))
+    assert failed == Outcome(error="command 'exit 7' exited with 7: its output", told="command 'exit 7' exited with 7")
+    missing = "there is no program sh in container 'main'"
+    assert await outcome_of(command("sh", "-c", "true")) == Outcome(error=missing, told=missing)
 
 
 async def test_no_sleep_takes_no_time() -> None:
@@ -148,7 +165,7 @@ async def test_a_hook_that_is_not_wanted_any_more_is_given_up() -> None:
     found: list[HookKey] = []
     main = container("main", lifecycle=Lifecycle(post_start=LifecycleHandler(sleep=SleepAction(seconds=1000))))
     facts = facts_of(started_at=system_clock())
-    hooks = Hooks(report=lambda key, _: found.append(key), clock=system_clock)
+    hooks = Hooks(execute=execute, report=lambda key, _: found.append(key), clock=system_clock)
     hooks.sync(pod(main), facts)
     facts.containers["main"].attempts[0].finished_at = 2.0
     hooks.sync(pod(main), facts)

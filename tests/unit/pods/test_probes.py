@@ -2,18 +2,23 @@
 
 import asyncio
 import contextlib
+import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from tests.support.agent import Agent, status_of
-from tests.support.pods import bundle, container, pod
+from tests.support.guests import guest
+from tests.support.pods import bundle, container, data_volume, pod
 from tests.support.waiting import eventually
+from wasmlet.base.errors import NotFoundError
 from wasmlet.kube.types import (
     Container,
     ContainerPort,
+    EnvVar,
     ExecAction,
     GRPCAction,
     HTTPGetAction,
@@ -23,10 +28,12 @@ from wasmlet.kube.types import (
     Probe,
     SleepAction,
     TCPSocketAction,
+    VolumeMount,
 )
+from wasmlet.pods.exec import Finished
 from wasmlet.pods.facts import Attempt, Facts
 from wasmlet.pods.http_get import resolve_port
-from wasmlet.pods.probes import Key, Prober, Result, Tally
+from wasmlet.pods.probes import Execute, Key, Prober, Result, Tally
 
 HOST = "127.0.0.1"
 
@@ -101,10 +108,16 @@ async def server() -> AsyncIterator[Server]:
         yield server
 
 
-async def first_report(probe: Probe, **fields: object) -> tuple[Result, str]:
+async def run_nothing(_container: str, _command: Sequence[str], _seconds: float) -> Finished:
+    raise NotFoundError("there is no such program")
+
+
+async def first_report(probe: Probe, execute: Execute = run_nothing, **fields: object) -> tuple[Result, str]:
     """What a readiness probe reports first."""
     reports: asyncio.Queue[tuple[Result, str]] = asyncio.Queue()
-    prober = Prober(report=lambda _key, result, text: reports.put_nowait((result, text)), period_scale=0.001)
+    prober = Prober(
+        report=lambda _key, result, text: reports.put_nowait((result, text)), execute=execute, period_scale=0.001
+    )
     made = pod(container("main", "hello", readiness_probe=probe, **fields))
     facts = Facts(uid="u", seen_at=0, pod_ips=[HOST])
     facts.container("main").attempts.append(Attempt(number=0, id="s", engine="e", created_at=1, started_at=1))
@@ -186,7 +199,44 @@ async def test_tcp(server: Server) -> None:
     assert text.startswith(f"dial tcp {HOST}:{port}: ")
 
 
-@pytest.mark.parametrize("probe", [Probe(exec=ExecAction(command=["true"])), Probe(grpc=GRPCAction(port=1)), Probe()])
+class Executor:
+    """Stands for a container in which every command ends the same way."""
+
+    def __init__(self, ends: Finished | Exception) -> None:
+        self.ends = ends
+        self.asked: list[tuple[str, list[str], float]] = []
+
+    async def __call__(self, container: str, command: Sequence[str], seconds: float) -> Finished:
+        self.asked.append((container, list(command), seconds))
+        if isinstance(self.ends, Exception):
+            raise self.ends
+        return self.ends
+
+
+@pytest.mark.parametrize(
+    ("ends", "result", "text"),
+    [
+        (Finished(0, "fine"), S, ""),
+        (Finished(1, "not yet"), F, "not yet"),
+        (Finished(134, "unreachable"), F, "unreachable"),
+        (TimeoutError(), F, 'command timed out: "cat here $(NONE)" timed out after 2s'),
+        (NotFoundError("no cat", hint="bring one"), U, "no cat"),
+    ],
+)
+async def test_exec(ends: Finished | Exception, result: Result, text: str) -> None:
+    executor = Executor(ends)
+    action = ExecAction(command=["cat", "$(PLACE)", "$(NONE)"])
+    env = [EnvVar(name="PLACE", value="here")]
+    found, said = await first_report(Probe(exec=action, timeout_seconds=2, failure_threshold=1), executor, env=env)
+    assert found is result
+    assert said == text or (result is U and said.startswith(text))
+    # An error of the prober's own is tried three times; a failure of the container is one.
+    assert executor.asked[: 3 if result is U else 1] == [("main", ["cat", "here", "$(NONE)"], 2)] * (
+        3 if result is U else 1
+    )
+
+
+@pytest.mark.parametrize("probe", [Probe(grpc=GRPCAction(port=1)), Probe()])
 async def test_what_cannot_be_run_is_an_error_and_no_success(probe: Probe) -> None:
     result, text = await first_report(probe)
     assert result is U
@@ -197,7 +247,7 @@ async def test_what_cannot_be_run_is_an_error_and_no_success(probe: Probe) -> No
 async def test_a_period_that_is_none_makes_no_busy_loop(server: Server, period: int) -> None:
     """The API server makes 0 the default, 10 s; a manifest comes here as it is."""
     reports: list[Key] = []
-    prober = Prober(report=lambda key, *_: reports.append(key), period_scale=0.01)
+    prober = Prober(report=lambda key, *_: reports.append(key), execute=run_nothing, period_scale=0.01)
     made = pod(
         container(
             "main", "hello", readiness_probe=Probe(http_get=HTTPGetAction(port=server.port), period_seconds=period)
@@ -358,3 +408,37 @@ async def test_no_probe_runs_before_the_post_start_hook_is_done(agent: Agent, se
     shown = status_of(agent.worker(submitted))
     assert shown.state.running is not None
     assert (shown.started, shown.ready) == (False, False)
+
+
+async def test_an_exec_probe_runs_a_module_of_the_container(agent: Agent) -> None:
+    probe = Probe(exec=ExecAction(command=["/data/files.wasm", "cat", "/data/healthy"]), failure_threshold=1)
+    mounts = [VolumeMount(name="data", mount_path="/data")]
+    main = container("main", "sleep", readiness_probe=probe, volume_mounts=mounts)
+    submitted = bundle(main, volumes=[data_volume()])
+    agent.dispatch.submit(submitted)
+    attempt = await agent.until_running(submitted)
+    await eventually(lambda: agent.told("Unhealthy"), "an error of the probe")
+    assert (
+        "Readiness probe errored and resulted in unknown state: /data/files.wasm is not in"
+        in agent.told("Unhealthy")[0]
+    )
+    data = Path(next(each.root for each in attempt.directories if each.guest_path == "/data"))
+    (data / "healthy").write_text("x" * 50_000)
+    shutil.copy(guest("files"), data / "new.wasm")
+    (data / "new.wasm").rename(data / "files.wasm")
+    await agent.until(submitted, lambda worker: status_of(worker).ready)
+    (data / "healthy").unlink()
+    await agent.until(submitted, lambda worker: not status_of(worker).ready)
+    assert (
+        agent.told("Unhealthy")[-1] == "Readiness probe failed: files: cat /data/healthy: No such file or directory\n"
+    )
+    assert b"files:" not in agent.output(submitted), "a probe's output is nobody's log"
+
+
+async def test_an_exec_probe_that_takes_too_long_fails_and_is_ended(agent: Agent) -> None:
+    probe = Probe(exec=ExecAction(command=["spin", "1000"]), timeout_seconds=1, failure_threshold=1)
+    submitted = bundle(container("main", "spin", liveness_probe=probe), restart_policy="Never")
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    text = 'Liveness probe failed: command timed out: "spin 1000" timed out after 1s'
+    assert text in agent.told("Unhealthy")

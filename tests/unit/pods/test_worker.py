@@ -31,7 +31,6 @@ from wasmlet.kube.types import (
 from wasmlet.pods import facts
 from wasmlet.pods.admission import Refusal
 from wasmlet.pods.facts import LOST_MESSAGE
-from wasmlet.pods.hooks import NO_EXEC
 from wasmlet.pods.restarts import BackOff
 from wasmlet.pods.worker import Worker
 from wasmlet.sandbox.namespace import Namespace
@@ -403,7 +402,10 @@ def sleeping(seconds: int) -> LifecycleHandler:
 
 
 BROKEN = LifecycleHandler(http_get=HTTPGetAction(host="127.0.0.1", port=1))
-EXEC = LifecycleHandler(exec=ExecAction(command=["true"]))
+
+
+def command(*words: str) -> LifecycleHandler:
+    return LifecycleHandler(exec=ExecAction(command=list(words)))
 
 
 async def test_a_failed_post_start_hook_kills_the_container_and_says_so(agent: Agent) -> None:
@@ -422,16 +424,38 @@ async def test_a_pod_that_never_restarts_fails_with_its_post_start_hook(agent: A
     assert agent.attempts(submitted) == [(0, 143)]
 
 
-async def test_an_exec_hook_is_not_run_and_not_said_to_have_run(agent: Agent) -> None:
-    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(post_start=EXEC, pre_stop=EXEC)))
+async def test_exec_hooks_run_in_the_container(agent: Agent) -> None:
+    hooks = Lifecycle(post_start=command("sleep", "0"), pre_stop=command("/bin/sh", "-c", "true"))
+    submitted = bundle(container("main", "sleep", lifecycle=hooks))
     agent.dispatch.submit(submitted)
     await agent.until_running(submitted)
     await agent.until(submitted, lambda worker: status_of(worker).ready)
     agent.dispatch.end(submitted.uid, remove=False)
     await agent.until_ended(submitted)
     assert agent.attempts(submitted) == [(0, 143)]
-    assert agent.told("FailedPostStartHook") == [f"PostStartHook was not run: {NO_EXEC}"]
-    assert agent.told("FailedPreStopHook") == [f"PreStopHook was not run: {NO_EXEC}"]
+    assert agent.told("FailedPostStartHook") == []
+    (text,) = agent.told("FailedPreStopHook")
+    assert text.startswith("PreStopHook failed: /bin/sh is not in container 'main'"), (
+        "there is no shell, and it says so"
+    )
+
+
+async def test_a_container_whose_exec_hook_fails_is_killed(agent: Agent) -> None:
+    submitted = bundle(container("main", "spin", lifecycle=Lifecycle(post_start=command("/bin/cat"))))
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Failed"
+    assert agent.told("FailedPostStartHook")[0].startswith("PostStartHook failed: /bin/cat is not in")
+
+
+async def test_a_pre_stop_command_that_does_not_end_has_the_grace_and_no_more(agent: Agent) -> None:
+    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=command("sleep"))))
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    begun = time.monotonic()
+    agent.dispatch.end(submitted.uid, grace_seconds=1, remove=False)
+    await agent.until_ended(submitted)
+    assert 0.9 < time.monotonic() - begun < 5
+    assert agent.told("FailedPreStopHook") == []
 
 
 async def test_a_failed_pre_stop_hook_is_told_and_the_kill_proceeds(agent: Agent) -> None:

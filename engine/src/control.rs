@@ -4,20 +4,19 @@
 //! live in tasks of their own.
 
 use crate::events::Since;
-use crate::exec::Session;
-use crate::protocol::{self, Error, ErrorReason, ExecSpec, SandboxList, SandboxSpec};
+use crate::protocol::{self, AttachSpec, Error, ErrorReason, ExecSpec, SandboxList, SandboxSpec};
 use crate::registry::{Put, Registry};
-use crate::sandbox;
 use crate::spec::{check_exec, check_id, check_spec};
-use crate::stdin::Unavailable;
 use crate::time::Timestamp;
-use bytes::Bytes;
+use crate::{attach, exec, sandbox};
+use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, UPGRADE};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
@@ -41,7 +40,7 @@ const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duratio
 /// The protocol that a stdin connection changes to.
 const STREAM_PROTOCOL: &str = "wasmlet-stream";
 
-/// The protocol that an exec's connection changes to.
+/// The protocol that the connection of an exec or an attach changes to.
 const EXEC_PROTOCOL: &str = "wasmlet-exec";
 
 type Body = BoxBody<Bytes, Infallible>;
@@ -124,6 +123,9 @@ impl Control {
             (&Method::POST, ["sandboxes", id, "stop"]) => self.stop_sandbox(id, request).await,
             (&Method::POST, ["sandboxes", id, "stdin"]) => self.open_stdin(id, request, permit),
             (&Method::POST, ["sandboxes", id, "exec"]) => self.open_exec(id, request, permit).await,
+            (&Method::POST, ["sandboxes", id, "attach"]) => {
+                self.open_attach(id, request, permit).await
+            }
             (&Method::GET, ["events"]) => {
                 self.watch_events(request.uri().query().unwrap_or_default())
             }
@@ -233,18 +235,7 @@ impl Control {
     ) -> Result<Response<Body>, Refusal> {
         let sandbox = self.registry.get(id)?;
         check_upgrade(&request, STREAM_PROTOCOL)?;
-        let conflict =
-            |text: &str| Error::new(ErrorReason::Conflict, format!("sandbox {id} {text}"));
-        let stdin = sandbox
-            .stdin
-            .as_ref()
-            .ok_or_else(|| conflict("was made without stdin"))?;
-        let hold = stdin.hold(sandbox.stdin_once).map_err(|error| {
-            conflict(match error {
-                Unavailable::Closed => "has ended, or its stdin has",
-                Unavailable::Held => "has another client on its stdin",
-            })
-        })?;
+        let hold = sandbox.hold_stdin()?;
         tokio::spawn(async move {
             if let Ok(upgraded) = hyper::upgrade::on(request).await {
                 hold.feed(TokioIo::new(upgraded)).await;
@@ -264,14 +255,29 @@ impl Control {
         let upgrade = hyper::upgrade::on(&mut request);
         let spec: ExecSpec = read(request).await?;
         check_exec(&spec)?;
-        let session = Session::start(&self.registry, id, spec).await?;
+        let session = exec::Session::start(&self.registry, id, spec).await?;
         tokio::spawn(async move {
-            // Every connection here is a Unix socket.
-            if let Ok(upgraded) = upgrade.await
-                && let Ok(parts) = upgraded.downcast::<TokioIo<UnixStream>>()
-            {
-                let client = parts.io.into_inner();
-                session.converse(client, parts.read_buf.into()).await;
+            if let Some((client, early)) = upgraded(upgrade).await {
+                session.converse(client, early).await;
+            }
+            drop(permit);
+        });
+        Ok(switching(EXEC_PROTOCOL))
+    }
+
+    async fn open_attach(
+        &self,
+        id: &str,
+        mut request: Request<Incoming>,
+        permit: Arc<OwnedSemaphorePermit>,
+    ) -> Result<Response<Body>, Refusal> {
+        check_upgrade(&request, EXEC_PROTOCOL)?;
+        let upgrade = hyper::upgrade::on(&mut request);
+        let spec: AttachSpec = read(request).await?;
+        let session = attach::Session::start(&self.registry, id, &spec)?;
+        tokio::spawn(async move {
+            if let Some((client, early)) = upgraded(upgrade).await {
+                session.converse(client, early).await;
             }
             drop(permit);
         });
@@ -306,13 +312,14 @@ impl From<Error> for Refusal {
 /// The one place where a reason becomes a status.
 fn status(reason: ErrorReason) -> StatusCode {
     use ErrorReason::{
-        Address, Artifact, BadRequest, Busy, CompileMemory, Conflict, Internal, Log, Malformed,
-        MissingImport, Mount, NoEntryPoint, NotFound, NotWasm, Start,
+        Address, Artifact, BadRequest, Busy, CompileMemory, Conflict, Internal, Interrupted, Log,
+        Malformed, MissingImport, Mount, NoEntryPoint, NotFound, NotWasm, Start, TooSlow,
     };
     match reason {
         BadRequest => StatusCode::BAD_REQUEST,
         NotFound => StatusCode::NOT_FOUND,
-        Conflict => StatusCode::CONFLICT,
+        // The last two are said after an upgrade, in a frame.
+        Conflict | Interrupted | TooSlow => StatusCode::CONFLICT,
         Busy => StatusCode::SERVICE_UNAVAILABLE,
         NotWasm | Malformed | NoEntryPoint | MissingImport | CompileMemory | Artifact | Mount
         | Log | Address | Start => StatusCode::UNPROCESSABLE_ENTITY,
@@ -392,6 +399,13 @@ fn check_upgrade(request: &Request<Incoming>, protocol: &str) -> Result<(), Erro
     Err(bad_request(format!(
         "{path} needs the header Upgrade: {protocol}"
     )))
+}
+
+/// The client of an upgraded connection, and what it sent early; `None` when it has left.
+async fn upgraded(upgrade: OnUpgrade) -> Option<(UnixStream, BytesMut)> {
+    // Every connection here is a Unix socket.
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<UnixStream>>().ok()?;
+    Some((parts.io.into_inner(), parts.read_buf.into()))
 }
 
 fn switching(protocol: &'static str) -> Response<Body> {

@@ -399,7 +399,7 @@ mod tests {
             max_files,
             lossless,
         };
-        Log::new(place, Disk { jobs: channel().0 })
+        Log::new(place, Disk { jobs: channel().0 }, false)
     }
 
     #[test]

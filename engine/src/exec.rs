@@ -2,39 +2,32 @@
 //!
 //! They share the container's mounts, environment, limits and accounts, and end with it or with their client.
 
+use crate::client::{Intake, Leave};
 use crate::command::Outcome;
 use crate::exit::{Ending, Verdict};
-use crate::frame::{self, Frame};
+use crate::frame;
 use crate::guest::World;
 use crate::meter::{Account, Owned};
 use crate::outbox::Outbox;
 use crate::program::Program;
-use crate::protocol::{
-    Artifact, Error, ErrorReason, ExecExit, ExecSpec, ExitReason, Kind, TerminalSize,
-};
+use crate::protocol::{Artifact, Error, ErrorReason, ExecExit, ExecSpec, ExitReason, Kind};
 use crate::registry::{Registry, START};
-use crate::stdin::Stdin;
+use crate::stdin::{Hold, Stdin};
 use crate::sync::lock;
-use bytes::{Buf as _, BytesMut};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use bytes::BytesMut;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
-use tokio::net::unix::OwnedReadHalf;
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 /// In one container at once.
 const PER_CONTAINER: usize = 32;
 
-/// In one engine at once, with their connections.
-pub const PER_ENGINE: usize = 256;
-
 /// How long an interrupted guest may take to be unwound.
 const UNWIND: Duration = Duration::from_millis(500);
 
-/// How often a client is looked for whose guest does not read what it sends.
-const LOOK: Duration = Duration::from_millis(200);
+/// What a shell shows for a program that Ctrl-C ended.
+const INTERRUPTED: u32 = 130;
 
 /// What a container has that its execs share.
 #[derive(Clone)]
@@ -67,13 +60,16 @@ impl Execs {
         lock(&self.state).inside = Some(inside);
     }
 
+    /// What a running container has.
+    pub fn inside(&self) -> Result<Inside, Error> {
+        let inside = lock(&self.state).inside.clone();
+        inside.ok_or_else(not_running)
+    }
+
     /// One more.
     pub fn enter(self: &Arc<Self>) -> Result<Entered, Error> {
         let mut state = lock(&self.state);
-        let inside = state
-            .inside
-            .clone()
-            .ok_or_else(|| Error::new(ErrorReason::Conflict, "the container is not running"))?;
+        let inside = state.inside.clone().ok_or_else(not_running)?;
         if state.running >= PER_CONTAINER {
             let text = format!("{PER_CONTAINER} execs run in this container; end one of them");
             return Err(Error::new(ErrorReason::Busy, text));
@@ -102,6 +98,10 @@ impl Execs {
             changed.await;
         }
     }
+}
+
+fn not_running() -> Error {
+    Error::new(ErrorReason::Conflict, "the container is not running")
 }
 
 /// One exec's place in its container; left when dropped.
@@ -133,6 +133,10 @@ pub struct Session {
     entered: Entered,
     /// What it reads.
     stdin: Arc<Stdin>,
+    /// What its client writes, if it does.
+    hold: Option<Hold>,
+    /// Whether a terminal is between them.
+    tty: bool,
     /// What it writes.
     outbox: Arc<Outbox>,
     /// Its right to a connection.
@@ -144,10 +148,8 @@ enum End {
     Guest(Ending),
     /// The container has ended.
     Container,
-    /// The client sent what it may not.
-    Malformed(String),
-    /// Nobody is there any more.
-    Client,
+    /// The client has left.
+    Client(Leave),
 }
 
 impl Session {
@@ -155,20 +157,16 @@ impl Session {
     pub async fn start(registry: &Registry, id: &str, spec: ExecSpec) -> Result<Self, Error> {
         let busy = |text: String| Error::new(ErrorReason::Busy, text);
         let entered = registry.get(id)?.execs.enter()?;
-        let permit = Arc::clone(&registry.execs)
-            .try_acquire_owned()
-            .map_err(|_| {
-                busy(format!(
-                    "{PER_ENGINE} execs run in this engine; end one of them"
-                ))
-            })?;
+        let permit = registry.client()?;
         registry.parts.budgets.admit(1).map_err(busy)?;
         let program = match spec.artifact {
             None => Arc::clone(&entered.inside.program),
             Some(artifact) => load(registry, artifact).await?,
         };
-        let (stdin, outbox) = (Arc::<Stdin>::default(), Arc::<Outbox>::default());
-        if !spec.stdin {
+        let stdin = Arc::new(Stdin::new(spec.tty));
+        let outbox = Arc::new(Outbox::new(&Arc::default(), spec.tty));
+        let hold = spec.stdin.then(|| stdin.hold(true).ok()).flatten();
+        if hold.is_none() {
             stdin.end();
         }
         let guest = (entered.inside.world).exec_guest(&spec.args, &stdin, &outbox);
@@ -181,6 +179,8 @@ impl Session {
             task,
             entered,
             stdin,
+            hold,
+            tty: spec.tty,
             outbox,
             permit,
         };
@@ -215,19 +215,22 @@ impl Session {
             mut task,
             entered,
             stdin,
+            hold,
+            tty,
             outbox,
             permit,
         } = self;
+        let echo = tty.then_some(|keys: &[u8]| outbox.write(frame::STDOUT, keys));
         let (mut receive, mut send) = client.into_split();
         let mut sending = std::pin::pin!(outbox.send_to(&mut send));
-        let mut feeding = std::pin::pin!(feed(&mut receive, early, &stdin));
+        let mut feeding = std::pin::pin!(Intake::new(hold, echo).feed(&mut receive, early));
         let end = tokio::select! {
             biased;
             outcome = &mut task => End::Guest(ending(outcome)),
             () = entered.container_ended() => End::Container,
-            end = &mut feeding => end,
+            left = &mut feeding => End::Client(left),
             // It has no end yet: the client takes no more.
-            _ = &mut sending => End::Client,
+            _ = &mut sending => End::Client(Leave::Gone),
         };
         if !task.is_finished() {
             task.abort();
@@ -238,11 +241,11 @@ impl Session {
         // Nothing of it is left in the container, however slowly its client reads.
         stdin.close();
         drop(entered);
-        let is_malformed = matches!(end, End::Malformed(_));
+        let has_left = matches!(end, End::Client(_));
         if let Some(verdict) = verdict(end) {
             write_verdict(&outbox, verdict);
             outbox.end();
-            if is_malformed {
+            if has_left {
                 let _ = sending.await;
             } else {
                 // What the client still sends is read, so that it never waits for us and can read the end.
@@ -284,88 +287,17 @@ fn verdict(end: End) -> Option<Verdict> {
     match end {
         End::Guest(ending) => Some(ending.verdict()),
         End::Container => Some(killed(137, "the container has ended")),
-        End::Malformed(what) => Some(killed(128, &format!("the client is at fault: {what}"))),
-        End::Client => None,
+        End::Client(Leave::Malformed(what)) => {
+            Some(killed(128, &format!("the client is at fault: {what}")))
+        }
+        End::Client(Leave::Interrupted) => Some(killed(INTERRUPTED, "")),
+        End::Client(Leave::Gone) => None,
     }
 }
 
 fn write_verdict(outbox: &Outbox, verdict: Verdict) {
     if !verdict.message.is_empty() {
-        outbox.write(frame::STDERR, format!("{}\n", verdict.message).as_bytes());
+        outbox.show(frame::STDERR, format!("{}\n", verdict.message).as_bytes());
     }
-    let exit = ExecExit {
-        exit_code: verdict.code,
-        reason: verdict.reason,
-        fault: verdict.fault,
-        message: verdict.message,
-    };
-    // Serialising this type has no way to fail.
-    outbox.write(frame::EXIT, &serde_json::to_vec(&exit).unwrap_or_default());
-}
-
-/// Takes the client's frames, for ever; ends with the client.
-async fn feed(receive: &mut OwnedReadHalf, early: BytesMut, stdin: &Stdin) -> End {
-    let mut buffer = early;
-    loop {
-        match frame::decode(&mut buffer) {
-            Err(error) => return End::Malformed(error.to_string()),
-            Ok(Some(frame)) => {
-                if let Err(end) = take(frame, receive, stdin).await {
-                    return end;
-                }
-            }
-            Ok(None) => {
-                buffer.reserve(16 * 1024);
-                match receive.read_buf(&mut buffer).await {
-                    Ok(0) | Err(_) => return End::Client,
-                    Ok(_) => {}
-                }
-            }
-        }
-    }
-}
-
-async fn take(frame: Frame, receive: &OwnedReadHalf, stdin: &Stdin) -> Result<(), End> {
-    match (frame.channel, &*frame.payload) {
-        (frame::STDIN, _) => {
-            let mut bytes = frame.payload;
-            while !bytes.is_empty() {
-                let room = tokio::select! {
-                    biased;
-                    room = stdin.room() => room,
-                    () = gone(receive) => return Err(End::Client),
-                };
-                // A guest that is over, or reads no more, takes nothing.
-                let Some(room) = room else { return Ok(()) };
-                stdin.push(&bytes[..room.min(bytes.len())]);
-                bytes.advance(room.min(bytes.len()));
-            }
-        }
-        (frame::CLOSE, &[frame::STDIN]) => stdin.end(),
-        // WASI has no terminals: the size is taken, and nobody asks for it.
-        (frame::RESIZE, size) if serde_json::from_slice::<TerminalSize>(size).is_ok() => {}
-        (channel, _) => {
-            let text = format!("a frame of channel {channel} is none that an engine takes");
-            return Err(End::Malformed(text));
-        }
-    }
-    Ok(())
-}
-
-/// Returns when the client has closed its connection, also while bytes of it wait here to be read.
-async fn gone(receive: &OwnedReadHalf) {
-    let now = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    loop {
-        tokio::time::sleep(LOOK).await;
-        let mut descriptors = [PollFd::new(receive.as_ref(), PollFlags::empty())];
-        let hung_up = PollFlags::HUP | PollFlags::ERR;
-        if poll(&mut descriptors, Some(&now)).is_ok()
-            && descriptors[0].revents().intersects(hung_up)
-        {
-            return;
-        }
-    }
+    outbox.write_document(frame::EXIT, &ExecExit::from(verdict));
 }

@@ -1,6 +1,6 @@
 //! How a guest's end becomes an exit code, a reason and an owner of the fault: one table.
 
-use crate::protocol::{ExitReason, Fault};
+use crate::protocol::{ExecExit, ExitReason, Fault};
 use crate::sandbox::Stop;
 use std::fmt;
 use wasmtime::{Trap, WasmBacktrace};
@@ -37,6 +37,17 @@ pub struct Verdict {
     pub fault: Option<Fault>,
     /// For people; at most 4096 bytes.
     pub message: String,
+}
+
+impl From<Verdict> for ExecExit {
+    fn from(verdict: Verdict) -> Self {
+        Self {
+            exit_code: verdict.code,
+            reason: verdict.reason,
+            fault: verdict.fault,
+            message: verdict.message,
+        }
+    }
 }
 
 impl From<Stop> for Ending {

@@ -1,4 +1,4 @@
-//! The frames of an exec's connection: a channel's byte, the payload's length (four bytes, big-endian), the payload.
+//! The frames of an exec's or attach's connection: a channel's byte, the payload's length (four bytes, big-endian), the payload.
 //!
 //! The channels are those of Kubernetes' WebSocket streams. Nothing here reads or writes.
 
@@ -15,6 +15,8 @@ pub const STDERR: u8 = 2;
 pub const EXIT: u8 = 3;
 /// From the client: its terminal has another size (`TerminalSize`).
 pub const RESIZE: u8 = 4;
+/// To the client of an attach, last of all: why it hears no more of a container that goes on (`Error`).
+pub const DISMISSAL: u8 = 5;
 /// From the client: the end of the channel that the payload's one byte names.
 pub const CLOSE: u8 = 255;
 

@@ -123,6 +123,11 @@ impl World {
         guest
     }
 
+    /// Where its own instances' output goes.
+    pub fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
     /// What one container's instances may have in all.
     pub fn memory_limit(&self) -> Option<u64> {
         self.memory.limit

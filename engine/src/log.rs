@@ -6,6 +6,7 @@
 //! reader has deleted none. A line's unterminated rest stays here until its newline comes, until it is as long as a
 //! line may be, or until it is clear that a reader waits for it (a prompt).
 
+use crate::audience::Audience;
 use crate::disk::{Disk, Suffix};
 use crate::output::{AHEAD_BYTES, Sink};
 use crate::sync::lock;
@@ -79,7 +80,8 @@ pub struct Log {
     /// Instances that have written or will.
     instances: AtomicU64,
     buffer: Mutex<Buffer>,
-    room: Notify,
+    room: Arc<Notify>,
+    audience: Audience,
     /// What could not be written; touched only by the disk's thread.
     pub lost: Mutex<Lost>,
     /// The newest rotated file's suffix; touched only by the disk's thread.
@@ -113,14 +115,16 @@ struct Buffer {
 }
 
 impl Log {
-    /// A log at `place`, whose file was already opened once with success.
-    pub fn new(place: Place, disk: Disk) -> Arc<Self> {
+    /// A log at `place`, whose file was already opened once with success, of a container with a terminal or without.
+    pub fn new(place: Place, disk: Disk, terminal: bool) -> Arc<Self> {
+        let room = Arc::default();
         Arc::new(Self {
+            audience: Audience::new(&room, terminal),
             place,
             disk,
             instances: AtomicU64::new(0),
             buffer: Mutex::default(),
-            room: Notify::new(),
+            room,
             lost: Mutex::default(),
             rotated: Mutex::default(),
         })
@@ -132,6 +136,11 @@ impl Log {
         [Stream::Stdout, Stream::Stderr].map(|stream| Voice { instance, stream })
     }
 
+    /// Who hears what is written besides.
+    pub fn audience(&self) -> &Audience {
+        &self.audience
+    }
+
     /// Takes the guest's bytes; never blocks and never fails.
     pub fn write(self: &Arc<Self>, voice: Voice, bytes: &[u8]) {
         let mut buffer = lock(&self.buffer);
@@ -140,6 +149,7 @@ impl Log {
             return;
         }
         (buffer.lines).take(&mut buffer.framed, Timestamp::now(), voice, bytes);
+        self.audience.hear(voice.stream, bytes);
         self.queue(buffer);
         if !buffer.armed && buffer.lines.has_rests() {
             buffer.armed = true;
@@ -209,6 +219,7 @@ impl Log {
         let text = format!("{text}\n");
         let now = Timestamp::now();
         (buffer.lines).take(&mut buffer.framed, now, ENGINE, text.as_bytes());
+        self.audience.hear(ENGINE.stream, text.as_bytes());
         self.queue(buffer);
     }
 
@@ -350,11 +361,15 @@ impl Sink for Log {
 
     fn has_room(&self) -> bool {
         let buffer = lock(&self.buffer);
-        !buffer.held && buffer.framed.len() < AHEAD_BYTES
+        !buffer.held && buffer.framed.len() < AHEAD_BYTES && self.audience.has_room()
     }
 
     fn room(&self) -> &Notify {
         &self.room
+    }
+
+    fn is_terminal(&self) -> bool {
+        self.audience.has_terminal()
     }
 }
 

@@ -9,8 +9,9 @@
 //! - `guest`: a guest's own state; `program`: what it can import; `command`: guests that run once; `http`: guests that
 //!   serve requests; `exit`: what their end means; `meter`: what they compute, and where; `epoch`: the clock that
 //!   interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
-//! - `exec`: further instances in a container, with a client each; `frame`: what their connections carry; `outbox`:
-//!   what they write
+//! - `exec`: further instances in a container, with a client each; `attach`: clients at a container's own streams;
+//!   `frame`: what their connections carry; `client`: what they send; `outbox`: what they get; `audience`: who is
+//!   attached; `terminal`: what is between keys and a guest that reads lines
 //! - `log` and `stdin`: their streams; `output`: the guest's end of those that it writes; `disk`: the thread that writes log
 //!   and exit files
 //! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
@@ -20,7 +21,10 @@
 
 mod allocator;
 mod artifact;
+mod attach;
+mod audience;
 mod budget;
+mod client;
 mod command;
 mod compile;
 mod control;
@@ -47,6 +51,7 @@ mod settings;
 mod spec;
 mod stdin;
 mod sync;
+mod terminal;
 mod time;
 mod trace;
 

@@ -36,6 +36,9 @@ pub trait Sink: Send + Sync + Sized + 'static {
 
     /// Notified when there may be room again.
     fn room(&self) -> &Notify;
+
+    /// Whether a terminal shows it.
+    fn is_terminal(&self) -> bool;
 }
 
 /// The guest's end of one stream.
@@ -69,7 +72,7 @@ impl<S: Sink> Clone for Output<S> {
 
 impl<S: Sink> IsTerminal for Output<S> {
     fn is_terminal(&self) -> bool {
-        false
+        self.sink.is_terminal()
     }
 }
 

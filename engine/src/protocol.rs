@@ -96,6 +96,9 @@ pub struct SandboxSpec {
     /// The first client's end of file is the guest's.
     #[serde(default)]
     pub stdin_once: bool,
+    /// Its streams are a terminal's for those who attach; the log is not changed by it.
+    #[serde(default)]
+    pub tty: bool,
     /// Where stdout and stderr go.
     pub log: Log,
     /// Where the [`Exit`] is written, by rename, before its event.
@@ -346,9 +349,30 @@ pub struct ExecSpec {
     /// False: the guest reads end of file.
     #[serde(default)]
     pub stdin: bool,
+    /// A terminal is between the guest and the client.
+    #[serde(default)]
+    pub tty: bool,
 }
 
-/// How an exec ended: the last frame.
+/// A client at a running container's own streams.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachSpec {
+    /// Whether it will write to stdin.
+    #[serde(default)]
+    pub stdin: bool,
+    /// Whether it hears stdout.
+    #[serde(default = "yes")]
+    pub stdout: bool,
+    /// Whether it hears stderr.
+    #[serde(default = "yes")]
+    pub stderr: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// How an exec, or the container of an attached client, ended: the last frame.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ExecExit {
@@ -520,6 +544,10 @@ pub enum ErrorReason {
     Address,
     /// The instance could not be made.
     Start,
+    /// A client's Ctrl-C.
+    Interrupted,
+    /// A client does not read.
+    TooSlow,
     /// A defect of the engine.
     Internal,
 }

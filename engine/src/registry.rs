@@ -5,7 +5,7 @@ use crate::budget::Budgets;
 use crate::command::Outcome;
 use crate::disk::{self, Disk};
 use crate::events::Events;
-use crate::exec::{self, Inside};
+use crate::exec::Inside;
 use crate::exit::Ending;
 use crate::guest::{Guest, World};
 use crate::http::{self, Connections};
@@ -21,7 +21,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// Execs and attached clients at once.
+const CLIENTS: usize = 256;
 
 /// How long an exit waits for a disk that does not answer before its event goes out all the same.
 const DISK_PATIENCE: Duration = Duration::from_secs(10);
@@ -62,8 +65,8 @@ pub struct Registry {
     /// What they share.
     pub parts: Parts,
     known: Mutex<Known>,
-    /// Rights to an exec.
-    pub execs: Arc<Semaphore>,
+    /// Rights to a connection for an exec, or to one that is attached.
+    clients: Arc<Semaphore>,
     /// Wakes who waits for the last sandbox to end.
     quiet: Notify,
 }
@@ -99,7 +102,7 @@ impl Registry {
         Arc::new(Self {
             parts,
             known: Mutex::default(),
-            execs: Arc::new(Semaphore::new(exec::PER_ENGINE)),
+            clients: Arc::new(Semaphore::new(CLIENTS)),
             quiet: Notify::new(),
         })
     }
@@ -142,6 +145,15 @@ impl Registry {
         // The sandbox's own task: a client that goes away in the middle changes nothing.
         tokio::spawn(Arc::clone(self).live(Arc::clone(&sandbox), spec));
         Ok((Put::Created, sandbox))
+    }
+
+    /// A right to one of the connections for execs and attached clients.
+    pub fn client(&self) -> Result<OwnedSemaphorePermit, Error> {
+        Arc::clone(&self.clients).try_acquire_owned().map_err(|_| {
+            let text =
+                format!("{CLIENTS} execs and attached clients are in this engine; end one of them");
+            Error::new(ErrorReason::Busy, text)
+        })
     }
 
     /// One sandbox.
@@ -304,7 +316,7 @@ impl Registry {
             max_files: spec.log.max_files,
             lossless: spec.log.lossless,
         };
-        Ok(Log::new(place, self.parts.disk.clone()))
+        Ok(Log::new(place, self.parts.disk.clone(), spec.tty))
     }
 
     /// From the start to the guest's last instruction, or to its interruption.
@@ -443,6 +455,7 @@ impl Registry {
         }
         let verdict = ending.verdict();
         log.close(&verdict.message);
+        log.audience().end(&verdict.clone().into());
         let exit = Arc::new(Exit {
             id: sandbox.id.clone(),
             exit_code: verdict.code,

@@ -7,8 +7,8 @@
 
 use crate::exec::Execs;
 use crate::meter::Account;
-use crate::protocol::{self, Error, Exit, SandboxSpec, State};
-use crate::stdin::Stdin;
+use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
+use crate::stdin::{Hold, Stdin, Unavailable};
 use crate::sync::lock;
 use crate::time::Timestamp;
 use sha2::{Digest as _, Sha256};
@@ -91,7 +91,7 @@ pub struct Sandbox {
     /// Chosen by the agent.
     pub id: String,
     /// Whether the first end of a client's stdin is the guest's.
-    pub stdin_once: bool,
+    stdin_once: bool,
     /// The guest's stdin, when it has one.
     pub stdin: Option<Arc<Stdin>>,
     /// Further instances in it.
@@ -170,7 +170,7 @@ impl Sandbox {
         Self {
             id,
             stdin_once: spec.stdin_once,
-            stdin: spec.stdin.then(Arc::default),
+            stdin: spec.stdin.then(|| Arc::new(Stdin::new(spec.tty))),
             execs: Arc::default(),
             names: Names {
                 pod_uid: spec.pod_uid.clone(),
@@ -184,6 +184,21 @@ impl Sandbox {
             settled: Notify::new(),
             stopped: Notify::new(),
         }
+    }
+
+    /// Makes the caller the one client of the guest's stdin.
+    pub fn hold_stdin(&self) -> Result<Hold, Error> {
+        let conflict = |text: &str| {
+            let text = format!("sandbox {} {text}", self.id);
+            Error::new(ErrorReason::Conflict, text)
+        };
+        let stdin = (self.stdin.as_ref()).ok_or_else(|| conflict("was made without stdin"))?;
+        stdin.hold(self.stdin_once).map_err(|error| {
+            conflict(match error {
+                Unavailable::Closed => "has ended, or its stdin has",
+                Unavailable::Held => "has another client on its stdin",
+            })
+        })
     }
 
     /// Whether it was made from this spec.

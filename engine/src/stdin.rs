@@ -22,6 +22,8 @@ pub struct Stdin {
     readable: Notify,
     /// Bytes were taken, or nobody will take any.
     writable: Notify,
+    /// Whether a terminal is behind it.
+    terminal: bool,
 }
 
 #[derive(Default)]
@@ -50,6 +52,14 @@ pub struct Hold {
 }
 
 impl Stdin {
+    /// An open one; that of a terminal goes on when a client has left.
+    pub fn new(terminal: bool) -> Self {
+        Self {
+            terminal,
+            ..Self::default()
+        }
+    }
+
     /// Makes the caller the one client.
     pub fn hold(self: &Arc<Self>, once: bool) -> Result<Hold, Unavailable> {
         let mut pipe = lock(&self.pipe);
@@ -62,7 +72,7 @@ impl Stdin {
         pipe.held = true;
         Ok(Hold {
             stdin: Arc::clone(self),
-            once,
+            once: once && !self.terminal,
         })
     }
 
@@ -70,6 +80,21 @@ impl Stdin {
     pub fn push(&self, bytes: &[u8]) {
         lock(&self.pipe).bytes.extend_from_slice(bytes);
         self.readable.notify_waiters();
+    }
+
+    /// Takes bytes if there is room for all of them. Those that nobody will read are taken, too.
+    pub fn try_push(&self, bytes: &[u8]) -> bool {
+        let mut pipe = lock(&self.pipe);
+        if pipe.closed || bytes.is_empty() {
+            return true;
+        }
+        if pipe.bytes.len() + bytes.len() > CAPACITY {
+            return false;
+        }
+        pipe.bytes.extend_from_slice(bytes);
+        drop(pipe);
+        self.readable.notify_waiters();
+        true
     }
 
     /// Nothing follows what is there.
@@ -153,6 +178,11 @@ impl Stdin {
 }
 
 impl Hold {
+    /// What is held.
+    pub fn stdin(&self) -> &Stdin {
+        &self.stdin
+    }
+
     /// Moves the client's bytes to the guest until either side ends.
     pub async fn feed(self, mut client: impl AsyncRead + Unpin) {
         let mut chunk = BytesMut::new();
@@ -205,7 +235,7 @@ impl Input {
 
 impl IsTerminal for Input {
     fn is_terminal(&self) -> bool {
-        false
+        self.stdin.terminal
     }
 }
 

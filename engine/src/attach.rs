@@ -39,7 +39,9 @@ impl Session {
         let sandbox = registry.get(id)?;
         let log = Arc::clone(sandbox.execs.inside()?.world.log());
         let permit = registry.client()?;
-        let hold = spec.stdin.then(|| sandbox.hold_stdin()).transpose()?;
+        // A terminal stays when somebody leaves it.
+        let once = sandbox.stdin_once && !log.audience().has_terminal();
+        let hold = (spec.stdin).then(|| sandbox.hold_stdin(once)).transpose()?;
         let outbox = log.audience().enter(spec)?;
         Ok(Self {
             place: Place { log, outbox },

@@ -235,7 +235,7 @@ impl Control {
     ) -> Result<Response<Body>, Refusal> {
         let sandbox = self.registry.get(id)?;
         check_upgrade(&request, STREAM_PROTOCOL)?;
-        let hold = sandbox.hold_stdin()?;
+        let hold = sandbox.hold_stdin(sandbox.stdin_once)?;
         tokio::spawn(async move {
             if let Ok(upgraded) = hyper::upgrade::on(request).await {
                 hold.feed(TokioIo::new(upgraded)).await;

@@ -91,7 +91,7 @@ pub struct Sandbox {
     /// Chosen by the agent.
     pub id: String,
     /// Whether the first end of a client's stdin is the guest's.
-    stdin_once: bool,
+    pub stdin_once: bool,
     /// The guest's stdin, when it has one.
     pub stdin: Option<Arc<Stdin>>,
     /// Further instances in it.
@@ -186,14 +186,14 @@ impl Sandbox {
         }
     }
 
-    /// Makes the caller the one client of the guest's stdin.
-    pub fn hold_stdin(&self) -> Result<Hold, Error> {
+    /// Makes the caller the one client of the guest's stdin; with `once` its end is the guest's end of file.
+    pub fn hold_stdin(&self, once: bool) -> Result<Hold, Error> {
         let conflict = |text: &str| {
             let text = format!("sandbox {} {text}", self.id);
             Error::new(ErrorReason::Conflict, text)
         };
         let stdin = (self.stdin.as_ref()).ok_or_else(|| conflict("was made without stdin"))?;
-        stdin.hold(self.stdin_once).map_err(|error| {
+        stdin.hold(once).map_err(|error| {
             conflict(match error {
                 Unavailable::Closed => "has ended, or its stdin has",
                 Unavailable::Held => "has another client on its stdin",

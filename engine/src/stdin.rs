@@ -52,7 +52,7 @@ pub struct Hold {
 }
 
 impl Stdin {
-    /// An open one; that of a terminal goes on when a client has left.
+    /// An open one.
     pub fn new(terminal: bool) -> Self {
         Self {
             terminal,
@@ -72,7 +72,7 @@ impl Stdin {
         pipe.held = true;
         Ok(Hold {
             stdin: Arc::clone(self),
-            once: once && !self.terminal,
+            once,
         })
     }
 

@@ -1,21 +1,17 @@
 //! Further instances in a running container: their streams, their ends, and clients that do not keep to the protocol.
 
+#[path = "support/frames.rs"]
+mod frames;
 #[path = "support/guests.rs"]
 mod guests;
 mod support;
 
+use frames::{CLOSE, EXIT, RESIZE, STDIN, STDOUT, all, frame, receive};
 use serde_json::{Value, json};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use support::{Engine, Program};
-
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const EXIT: u8 = 3;
-const RESIZE: u8 = 4;
-const CLOSE: u8 = 255;
 
 /// A running container that does nothing, and an engine around it.
 fn container(id: &str) -> Engine {
@@ -25,75 +21,19 @@ fn container(id: &str) -> Engine {
     engine
 }
 
+fn ask(engine: &Engine, id: &str, spec: &str) -> (u16, Value, UnixStream) {
+    frames::ask(engine, id, "exec", spec)
+}
+
+fn open(engine: &Engine, id: &str, spec: &Value) -> UnixStream {
+    frames::open(engine, id, "exec", spec)
+}
+
 fn spec(program: &Program, stdin: bool) -> Value {
     json!({
         "args": ["guest.wasm"], "stdin": stdin,
         "artifact": {"path": program.path, "sha256": program.sha256},
     })
-}
-
-/// Asks for an exec: the status, the document of a refusal, and the stream.
-fn ask(engine: &Engine, id: &str, spec: &str) -> (u16, Value, UnixStream) {
-    let mut stream = engine.connect();
-    write!(
-        stream,
-        "POST /sandboxes/{id}/exec HTTP/1.1\r\nHost: e\r\nConnection: Upgrade\r\nUpgrade: wasmlet-exec\r\n\
-         Content-Length: {}\r\n\r\n{spec}",
-        spec.len()
-    )
-    .expect("send");
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).expect("head");
-        head.push(byte[0]);
-    }
-    let head = String::from_utf8(head).expect("text").to_lowercase();
-    let status = head.split(' ').nth(1).expect("status");
-    let length = head.split_once("content-length: ").map_or(0, |(_, rest)| {
-        let (length, _) = rest.split_once("\r\n").expect("line");
-        length.parse().expect("length")
-    });
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).expect("body");
-    let body = serde_json::from_slice(&body).unwrap_or_default();
-    (status.parse().expect("status"), body, stream)
-}
-
-fn open(engine: &Engine, id: &str, spec: &Value) -> UnixStream {
-    let (status, refusal, stream) = ask(engine, id, &spec.to_string());
-    assert_eq!(status, 101, "{refusal}");
-    stream
-}
-
-fn frame(channel: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("length").to_be_bytes();
-    [&[channel], &length[..], payload].concat()
-}
-
-/// The next frame; `None` at the end.
-fn receive(stream: &mut UnixStream) -> Option<(u8, Vec<u8>)> {
-    let mut head = [0; 5];
-    stream.read_exact(&mut head).ok()?;
-    let length = u32::from_be_bytes(head[1..].try_into().expect("length"));
-    let mut payload = vec![0; length as usize];
-    stream.read_exact(&mut payload).expect("payload");
-    Some((head[0], payload))
-}
-
-/// Everything until the end: stdout, stderr and the exit, which is the last frame.
-fn all(stream: &mut UnixStream) -> (Vec<u8>, String, Value) {
-    let (mut stdout, mut stderr, mut exit) = (Vec::new(), Vec::new(), Value::Null);
-    while let Some((channel, payload)) = receive(stream) {
-        assert_eq!(exit, Value::Null, "a frame after the exit");
-        match channel {
-            STDOUT => stdout.extend(payload),
-            STDERR => stderr.extend(payload),
-            EXIT => exit = serde_json::from_slice(&payload).expect("JSON"),
-            other => panic!("channel {other}"),
-        }
-    }
-    (stdout, String::from_utf8(stderr).expect("text"), exit)
 }
 
 /// Waits until the engine's guests compute no more.
@@ -417,4 +357,42 @@ fn there_is_an_end_to_execs_and_to_their_memory() {
         share > 0.0 && share < 0.3,
         "32 spinning execs take {share} of a core, not a tenth"
     );
+}
+
+#[test]
+fn a_terminal_is_between_keys_and_a_guest_that_reads_lines() {
+    let engine = container("box");
+    let mut typing = spec(&engine.program(guests::ECHOES), true);
+    typing["tty"] = json!(true);
+    let mut stream = open(&engine, "box", &typing);
+    let mut shown = Vec::new();
+    let mut until = |stream: &mut UnixStream, end: &[u8]| {
+        while !shown.ends_with(end) {
+            let (channel, payload) = receive(stream).expect("frame");
+            assert_eq!(channel, STDOUT);
+            shown.extend(payload);
+        }
+    };
+    stream.write_all(&frame(STDIN, b"onx\x7fe")).expect("write");
+    until(&mut stream, b"onx\x08 \x08e");
+    stream.write_all(&frame(STDIN, b"\r")).expect("write");
+    until(&mut stream, b"\r\none\r\n");
+    stream.write_all(&frame(STDIN, b"\x04")).expect("write");
+    assert_eq!(
+        all(&mut stream).2["exitCode"],
+        0,
+        "Ctrl-D is its end of file"
+    );
+    let mut spinning = spec(&engine.program(guests::SPINS), true);
+    spinning["tty"] = json!(true);
+    let mut stream = open(&engine, "box", &spinning);
+    // It reads nothing, and Ctrl-C is heard all the same.
+    for _ in 0..3 {
+        let keys = b"0123456\r".repeat(4096);
+        stream.write_all(&frame(STDIN, &keys)).expect("write");
+    }
+    stream.write_all(&frame(STDIN, b"\x03")).expect("write");
+    let (_, stderr, exit) = all(&mut stream);
+    assert_eq!((stderr.as_str(), &exit["exitCode"]), ("", &json!(130)));
+    wait_until_quiet(&engine, "box");
 }

@@ -55,6 +55,7 @@ fn every_example_goes_there_and_back() {
             "Sandbox" => reemit::<protocol::Sandbox>(&text),
             "SandboxList" => reemit::<protocol::SandboxList>(&text),
             "Exit" => reemit::<protocol::Exit>(&text),
+            "AttachSpec" => reemit::<protocol::AttachSpec>(&text),
             "Stop" => reemit::<protocol::Stop>(&text),
             "Event" => reemit::<protocol::Event>(&text),
             "Compiled" => reemit::<protocol::Compiled>(&text),

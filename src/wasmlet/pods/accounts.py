@@ -75,6 +75,7 @@ class ExecRequest(Document):
     container: str
     command: list[str]
     stdin: bool = False
+    tty: bool = False
 
 
 class ExecGrant(Document):
@@ -83,6 +84,21 @@ class ExecGrant(Document):
     engine_socket: str
     sandbox: str
     spec: ExecSpec
+
+
+class AttachRequest(Document):
+    """A container that a terminal wants to attach to, and whether it will send to its stdin."""
+
+    container: str
+    stdin: bool = False
+
+
+class AttachGrant(Document):
+    """Where a terminal attaches: at the engine itself; `tty`: the container has a terminal."""
+
+    engine_socket: str
+    sandbox: str
+    tty: bool = False
 
 
 class Frame(Document, omit_defaults=True):

@@ -127,10 +127,14 @@ class Dispatch:
             self._ended(worker)
 
     async def exec(
-        self, uid: str, container: str, command: Sequence[str], *, stdin: bool
+        self, uid: str, container: str, command: Sequence[str], *, stdin: bool, tty: bool = False
     ) -> tuple[facts.Attempt, protocol.ExecSpec]:
         """Make ready to run `command` in a container of that pod; raises as `exec.prepare`, and NotFoundError."""
-        return await exec_.prepare(self._rooms, self.get(uid), container, command, stdin=stdin)
+        return await exec_.prepare(self._rooms, self.get(uid), container, command, stdin=stdin, tty=tty)
+
+    def attach(self, uid: str, container: str, *, stdin: bool) -> tuple[facts.Attempt, bool]:
+        """The attempt of a container to attach to, and whether it has a terminal; raises as `exec.prepare_attach`."""
+        return exec_.prepare_attach(self.get(uid), container, stdin=stdin)
 
     def wake(self, uid: str) -> None:
         """One of the pod's sandboxes changed (the engines' `on_change`)."""

@@ -79,7 +79,7 @@ async def _finish(stream: ExecStream) -> Finished:
 
 
 async def prepare(
-    rooms: Rooms, worker: Worker, name: str, command: Sequence[str], *, stdin: bool
+    rooms: Rooms, worker: Worker, name: str, command: Sequence[str], *, stdin: bool, tty: bool = False
 ) -> tuple[Attempt, protocol.ExecSpec]:
     """The attempt to run in, and what its engine is to be asked for.
 
@@ -92,15 +92,7 @@ async def prepare(
     """
     if not command:
         raise UserError("there is no command to run")
-    pod = worker.bundle.pod.metadata.name
-    container = next((each for each in all_containers(worker.bundle.pod) if each.name == name), None)
-    if container is None:
-        names = ", ".join(each.name for each in all_containers(worker.bundle.pod))
-        raise NotFoundError(f"container {name!r} not found in pod {pod!r}", hint=f"it has {names}")
-    attempt = worker.facts.container(name).last
-    if attempt is None or attempt.started_at is None or attempt.finished_at is not None:
-        state = "has not started" if attempt is None or attempt.started_at is None else "has ended"
-        raise ConflictError(f"container {name!r} in pod {pod!r} is not running: it {state}")
+    container, attempt = running(worker, name)
     artifact, own = None, own_names(container, attempt)
     if "/" in command[0] or command[0].endswith(".wasm"):
         artifact = await _compiled(rooms, container, attempt, command[0])
@@ -116,7 +108,37 @@ async def prepare(
             hint="name another module of the container by its path",
             reason="NoEntryPoint",
         )
-    return attempt, protocol.ExecSpec(args=list(command), artifact=artifact, stdin=stdin)
+    return attempt, protocol.ExecSpec(args=list(command), artifact=artifact, stdin=stdin, tty=tty)
+
+
+def prepare_attach(worker: Worker, name: str, *, stdin: bool) -> tuple[Attempt, bool]:
+    """The attempt to attach to, and whether it has a terminal.
+
+    Raises:
+        NotFoundError: The pod has no such container.
+        ConflictError: The container is not running; or it has no stdin, and `stdin` asks for it.
+    """
+    container, attempt = running(worker, name)
+    if stdin and not container.stdin:
+        raise ConflictError(
+            f"container {name!r} in pod {worker.bundle.pod.metadata.name!r} has no stdin",
+            hint="attach without -i, or give it one with `stdin: true` in the manifest",
+        )
+    return attempt, container.tty
+
+
+def running(worker: Worker, name: str) -> tuple[Container, Attempt]:
+    """A container and its attempt that runs. Raises NotFoundError or ConflictError when there is none."""
+    pod = worker.bundle.pod.metadata.name
+    container = next((each for each in all_containers(worker.bundle.pod) if each.name == name), None)
+    if container is None:
+        names = ", ".join(each.name for each in all_containers(worker.bundle.pod))
+        raise NotFoundError(f"container {name!r} not found in pod {pod!r}", hint=f"it has {names}")
+    attempt = worker.facts.container(name).last
+    if attempt is None or attempt.started_at is None or attempt.finished_at is not None:
+        state = "has not started" if attempt is None or attempt.started_at is None else "has ended"
+        raise ConflictError(f"container {name!r} in pod {pod!r} is not running: it {state}")
+    return container, attempt
 
 
 def own_names(container: Container, attempt: Attempt) -> list[str]:

@@ -387,6 +387,7 @@ class Starter:
             ],
             stdin=container.stdin,
             stdin_once=container.stdin_once,
+            tty=container.tty,
             log=protocol.Log(path=str(places.log_file(container.name, number)), lossless=self._worker.bundle.attached),
             exit_file=str(places.exit_file(container.name, number)),
             memory_limit_bytes=quantity.ceil(limits["memory"]) if "memory" in limits else None,

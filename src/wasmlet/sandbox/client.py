@@ -99,6 +99,10 @@ class EngineClient:
         """
         return await ExecStream.open(self.directory / SOCKET_NAME, identity, spec)
 
+    async def attach(self, identity: str, spec: protocol.AttachSpec) -> ExecStream:
+        """POST /sandboxes/{id}/attach; raises as `ExecStream.attach`, and the caller closes the stream."""
+        return await ExecStream.attach(self.directory / SOCKET_NAME, identity, spec)
+
     async def events(self, *, after: int, incarnation: str) -> AsyncIterator[protocol.Event]:
         """GET /events: what happened since `after`, and then as it happens, until the connection ends.
 

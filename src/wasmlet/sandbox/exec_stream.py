@@ -1,8 +1,8 @@
-"""An exec's connection: frames both ways, until the one that tells how it ended.
+"""The connection of an exec or an attach: frames both ways, until the one that tells how it ended.
 
 A frame is a channel's byte, the payload's length (four bytes, big-endian) and the payload
-(protocol/engine.openapi.yaml, openExec). `encode` and `Decoder` do no I/O. Imports little, since a terminal starts
-with it.
+(protocol/engine.openapi.yaml, openExec and openAttach). `encode` and `Decoder` do no I/O. Imports little, since a
+terminal starts with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from wasmlet.base.errors import WasmletError
+from wasmlet.base.errors import ConflictError, WasmletError
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.refusals import EngineGoneError, error_from
 
@@ -36,6 +36,7 @@ class Channel(enum.IntEnum):
     STDERR = 2
     EXIT = 3
     RESIZE = 4
+    DISMISSAL = 5
     CLOSE = 255
 
 
@@ -71,8 +72,15 @@ class Decoder:
         return frames
 
 
+class DismissedError(ConflictError):
+    """The engine lets go of an attached client, and the container goes on: `reason` is Interrupted, TooSlow or
+    BadRequest."""  # noqa: D209
+
+
 class ExecStream:
-    """A guest's streams, from `open` to `close`. Closing it before its end ends the guest.
+    """A guest's streams, from `open` or `attach` to `close`.
+
+    Closing it before its end ends an exec's guest, and no container that it is attached to.
 
     Attributes:
         exit: How the guest ended; None before `output` has.
@@ -95,13 +103,29 @@ class ExecStream:
             EngineBusyError: Too many run already.
             EngineGoneError: No engine there.
         """
+        return await cls._open(socket, f"/sandboxes/{sandbox}/exec", spec, what="cannot exec")
+
+    @classmethod
+    async def attach(cls, socket: Path, sandbox: str, spec: protocol.AttachSpec) -> ExecStream:
+        """Hear what the container of `sandbox` writes from now on, in the engine at `socket`.
+
+        Raises:
+            ConflictError: The container is not running; or it has no stdin to give.
+            NotFoundError: The engine does not know the sandbox.
+            EngineBusyError: Too many are attached.
+            EngineGoneError: No engine there.
+        """
+        return await cls._open(socket, f"/sandboxes/{sandbox}/attach", spec, what="cannot attach")
+
+    @classmethod
+    async def _open(cls, socket: Path, path: str, spec: protocol.Document, *, what: str) -> ExecStream:
         try:
             stream = cls(*await _connect(socket))
         except OSError as error:
             raise EngineGoneError(f"no engine answers at {socket}: {error.strerror}") from error
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                await stream._ask(sandbox, spec)
+                await stream._ask(path, spec, what=what)
         except (OSError, asyncio.IncompleteReadError, TimeoutError) as error:
             await stream.close()
             raise EngineGoneError(f"the engine at {socket} went away") from error
@@ -131,6 +155,7 @@ class ExecStream:
         """What the guest writes, until its end; then `exit` is set.
 
         Raises:
+            DismissedError: The engine lets go of this client.
             EngineGoneError: The engine went away before it told the end.
         """
         while self.exit is None:
@@ -139,10 +164,13 @@ class ExecStream:
             except OSError:
                 content = b""
             if not content:
-                raise EngineGoneError("the engine ended before the exec did")
+                raise EngineGoneError("the engine ended before the container's program did")
             for channel, payload in self._decoder.feed(content):
                 if channel is Channel.EXIT:
                     self.exit = msgspec.json.decode(payload, type=protocol.ExecExit)
+                elif channel is Channel.DISMISSAL:
+                    document = msgspec.json.decode(payload, type=protocol.Error)
+                    raise DismissedError(f"detached: {document.message}", reason=document.reason)
                 elif channel in (Channel.STDOUT, Channel.STDERR):
                     yield channel, payload
 
@@ -153,9 +181,9 @@ class ExecStream:
         except OSError:
             pass  # `output` tells what became of it
 
-    async def _ask(self, sandbox: str, spec: protocol.ExecSpec) -> None:
+    async def _ask(self, path: str, spec: protocol.Document, *, what: str) -> None:
         body = msgspec.json.encode(spec)
-        head = f"POST /sandboxes/{sandbox}/exec HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\n"
+        head = f"POST {path} HTTP/1.1\r\nHost: engine\r\nConnection: Upgrade\r\n"
         head += f"Upgrade: wasmlet-exec\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self._writer.write(head.encode() + body)
         answer = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
@@ -166,8 +194,8 @@ class ExecStream:
         try:
             document = msgspec.json.decode(content, type=protocol.Error)
         except msgspec.DecodeError as error:
-            raise WasmletError(f"the engine answered an exec with {answer[9:12]} and no reason") from error
-        raise error_from(document, what="cannot exec")
+            raise WasmletError(f"{what}: the engine answered {answer[9:12]} and no reason") from error
+        raise error_from(document, what=what)
 
 
 async def _connect(path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -107,6 +107,7 @@ class SandboxSpec(Document, frozen=True, kw_only=True):
     mounts: list[Mount] = []
     stdin: bool = False
     stdin_once: bool = False
+    tty: bool = False
     log: Log
     exit_file: str
     memory_limit_bytes: int | None = None
@@ -167,10 +168,19 @@ class ExecSpec(Document, frozen=True, kw_only=True):
     args: list[str]
     artifact: Artifact | None = None
     stdin: bool = False
+    tty: bool = False
+
+
+class AttachSpec(Document, frozen=True, kw_only=True):
+    """A client at a running container's own streams: whether it writes to stdin, and what it hears."""
+
+    stdin: bool = False
+    stdout: bool = True
+    stderr: bool = True
 
 
 class ExecExit(Document, frozen=True, kw_only=True):
-    """How an exec ended; `message` was written to its stderr before."""
+    """How an exec, or an attached client's container, ended; `message` was written to its stderr before."""
 
     exit_code: int
     reason: str

@@ -6,6 +6,7 @@
     GET    /pods/{uid}                           an Account
     GET    /pods/{uid}/watch                     NDJSON: Frames, until the pod is removed
     POST   /pods/{uid}/exec                      an ExecRequest; 200 with an ExecGrant for the engine's socket
+    POST   /pods/{uid}/attach                    an AttachRequest; 200 with an AttachGrant for the engine's socket
     DELETE /pods/{uid}?gracePeriodSeconds&remove  have it end
     GET    /debug/lag?seconds                    how late the event loop was while this was asked, in milliseconds
 
@@ -30,7 +31,7 @@ from wasmlet import __version__
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.base.turns import Turns
 from wasmlet.pods import plan, status
-from wasmlet.pods.accounts import Account, ExecGrant, ExecRequest, Frame, Run
+from wasmlet.pods.accounts import Account, AttachGrant, AttachRequest, ExecGrant, ExecRequest, Frame, Run
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.facts import Attempt
@@ -94,6 +95,7 @@ class LocalServer:
             web.get("/pods/{uid}", self._get),
             web.get("/pods/{uid}/watch", self._watch),
             web.post("/pods/{uid}/exec", self._exec),
+            web.post("/pods/{uid}/attach", self._attach),
             web.delete("/pods/{uid}", self._delete),
             web.get("/debug/lag", self._lag),
         ])  # fmt: skip
@@ -157,9 +159,17 @@ class LocalServer:
         except msgspec.DecodeError as error:
             raise UserError(f"the body is no exec request: {error}") from error
         attempt, spec = await self._dispatch.exec(
-            request.match_info["uid"], wanted.container, wanted.command, stdin=wanted.stdin
+            request.match_info["uid"], wanted.container, wanted.command, stdin=wanted.stdin, tty=wanted.tty
         )
         return _json(ExecGrant(engine_socket=self._engine_socket(attempt), sandbox=attempt.id, spec=spec))
+
+    async def _attach(self, request: web.Request) -> web.Response:
+        try:
+            wanted = msgspec.json.decode(await request.read(), type=AttachRequest)
+        except msgspec.DecodeError as error:
+            raise UserError(f"the body is no attach request: {error}") from error
+        attempt, tty = self._dispatch.attach(request.match_info["uid"], wanted.container, stdin=wanted.stdin)
+        return _json(AttachGrant(engine_socket=self._engine_socket(attempt), sandbox=attempt.id, tty=tty))
 
     async def _delete(self, request: web.Request) -> web.Response:
         grace = request.query.get("gracePeriodSeconds")

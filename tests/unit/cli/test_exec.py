@@ -111,11 +111,11 @@ def test_a_terminal_is_raw_as_long_as_the_guest_runs(command: Command, tools: Pa
         eventually_now(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, "raw")
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
         process.send_signal(signal.SIGWINCH)
-        os.write(master, b"x\x03\n")  # no line discipline: neither an echo nor a signal
+        os.write(master, b"ab\x7f\r")  # the engine's terminal, since this one is raw: an echo, and the guest's line
         echoed = b""
-        while len(echoed) < 4:
+        while len(echoed) < 10:
             echoed += os.read(master, 100)
-        assert echoed == b"x\x03\r\n"
+        assert echoed == b"ab\x08 \x08\r\na\r\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 143
         assert termios.tcgetattr(slave) == before
@@ -124,6 +124,32 @@ def test_a_terminal_is_raw_as_long_as_the_guest_runs(command: Command, tools: Pa
         process.wait()
         os.close(master)
         os.close(slave)
+
+
+@pytest.mark.parametrize(("keys", "status"), [(b"\x03", 130), (b"\x04", 0)])
+def test_a_terminal_is_what_it_was_when_the_guest_has_ended(
+    command: Command, tools: Path, keys: bytes, status: int
+) -> None:
+    master, slave = pty.openpty()
+    before = termios.tcgetattr(slave)
+    arguments = command.arguments("exec", "-it", "box", "--", "/tools/echo.wasm")
+    process = subprocess.Popen(arguments, env=command.environment, stdin=slave, stdout=slave, stderr=slave)
+    try:
+        eventually_now(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, "raw")
+        os.write(master, keys)
+        assert process.wait(timeout=20) == status
+        assert termios.tcgetattr(slave) == before
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+        os.close(slave)
+
+
+def test_without_a_terminal_there_is_none(command: Command, tools: Path) -> None:
+    result = command.run("exec", "-it", "box", "--", "/tools/echo.wasm", input=b"one\n")
+    assert (result.returncode, result.stdout) == (0, b"one\n")
+    assert b"Unable to use a TTY" in result.stderr
 
 
 def test_an_interrupted_exec_leaves_nothing_behind(command: Command, tools: Path) -> None:

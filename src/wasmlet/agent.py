@@ -240,6 +240,7 @@ async def _build(
             log_directory=config.state / "logs",
             node_name=config.node_name,
             host_ips=(LOOPBACK_IP,),
+            isolation=config.file.isolation,
             allocatable=allocatable(),
         ),
         library=library,

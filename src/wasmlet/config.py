@@ -45,6 +45,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         client_ca_file: Whose certificates callers of the kubelet API may show; "" is the cluster's own authority.
         engine_memory_mib: The most that one engine may use where it has a place of its own; 0 is all but 100 MiB.
         engine_cgroup: A directory of cgroup v2 for engines; "" asks systemd for scopes when it runs the agent.
+        isolation: Which pods of a network share an engine: those of a `namespace`, of the `node`, or of a `pod` alone.
         network: Where pods of a cluster have their addresses: `podcidr` or `host`.
     """
 
@@ -61,6 +62,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     client_ca_file: str = ""
     engine_memory_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     engine_cgroup: str = ""
+    isolation: Literal["namespace", "node", "pod"] = "namespace"
     network: NetworkMode = "podcidr"
 
 

@@ -7,7 +7,7 @@ Fixtures end every engine that was ever started, whatever happened in the test.
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from tests.support.processes import end_all
 from tests.support.waiting import DEADLINE_SECONDS, eventually
@@ -64,6 +64,7 @@ class Agent:
         self.program = program
         self.back_off = BACK_OFF
         self.engine_idle_seconds = 60.0
+        self.isolation: Literal["namespace", "node", "pod"] = "namespace"
         self.compile_memory_bytes = artifacts.DEFAULT_COMPILE_MEMORY_BYTES
         self.clock: Clock = system_clock
         self.refusal: Refusal | None = None
@@ -87,6 +88,7 @@ class Agent:
             back_off=self.back_off,
             sync_seconds=0.1,
             probe_scale=0.01,
+            isolation=self.isolation,
             allocatable={"cpu": "2", "memory": "1Gi"},
         )
         self.dispatch = Dispatch(
@@ -195,9 +197,12 @@ def status_of(worker: Worker, name: str = "main") -> ContainerStatus:
 
 
 @contextlib.asynccontextmanager
-async def running_agent(directory: Path, *, program: Path) -> AsyncIterator[Agent]:
+async def running_agent(
+    directory: Path, *, program: Path, isolation: Literal["namespace", "node", "pod"] = "namespace"
+) -> AsyncIterator[Agent]:
     """An agent of `directory`; at the end every process that it started is ended."""
     agent = Agent(directory, program=program)
+    agent.isolation = isolation
     try:
         await agent.start()
         yield agent

@@ -9,7 +9,7 @@ import msgspec
 
 from wasmlet.kube.types import ConfigMap, Pod, Secret
 from wasmlet.pods.facts import Failure
-from wasmlet.sandbox.protocol import ExecSpec
+from wasmlet.sandbox.protocol import Engine, ExecSpec
 
 
 class Document(msgspec.Struct, rename="camel", kw_only=True):
@@ -99,6 +99,28 @@ class AttachGrant(Document):
     engine_socket: str
     sandbox: str
     tty: bool = False
+
+
+class EngineAccount(Document):
+    """An engine: its pool, its release, what it uses, and the pods (UIDs) that run in it.
+
+    `dedicated` is the pod that it is alone for; `old`: of another release than the agent, so that it takes nothing new.
+    """
+
+    id: str
+    namespace: str
+    dedicated: str
+    network: str
+    old: bool
+    engine: Engine
+    memory_bytes: int
+    pods: list[str]
+
+
+class Renewal(Document):
+    """What of a pod is restarted in another engine; the rest of it stays until it ends by itself."""
+
+    containers: list[str]
 
 
 class Frame(Document, omit_defaults=True):

@@ -7,20 +7,23 @@ that has nothing left to do ends, and its pod's files are removed when the sourc
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError
+from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.base.tasks import Tasks
 from wasmlet.kube.types import Pod
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods import exec as exec_
 from wasmlet.pods import facts, orphans, validation
+from wasmlet.pods.accounts import EngineAccount
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.worker import Worker
 from wasmlet.sandbox import protocol
+from wasmlet.sandbox.records import resident_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +138,25 @@ class Dispatch:
     def attach(self, uid: str, container: str, *, stdin: bool) -> tuple[facts.Attempt, bool]:
         """The attempt of a container to attach to, and whether it has a terminal; raises as `exec.prepare_attach`."""
         return exec_.prepare_attach(self.get(uid), container, stdin=stdin)
+
+    async def engines(self) -> list[EngineAccount]:
+        """Every engine that answers, as it is now, the oldest first."""
+        found = []
+        for handle in self._rooms.engines.handles:
+            with contextlib.suppress(WasmletError):  # it ends just now
+                engine = await handle.client.engine()
+                key, accounts = handle.record.key, handle.accounts.values()
+                account = EngineAccount(
+                    id=handle.record.id, namespace=key.namespace, dedicated=key.dedicated, network=key.network,
+                    old=handle.old, engine=engine, memory_bytes=resident_bytes(engine.pid),
+                    pods=sorted({each.pod_uid for each in accounts if each.state != "exited"}),
+                )  # fmt: skip
+                found.append(account)
+        return sorted(found, key=lambda each: each.engine.started_at)
+
+    def renew(self, uid: str) -> list[str]:
+        """Restart the pod's containers that are in engines of another release; their names. Raises NotFoundError."""
+        return self.get(uid).renew({each.record.id for each in self._rooms.engines.handles if each.old})
 
     def wake(self, uid: str) -> None:
         """One of the pod's sandboxes changed (the engines' `on_change`)."""

@@ -61,6 +61,7 @@ class Attempt(Fact):
     `number` is the restart count it stands for; `id` the sandbox's id; `engine` the engine's. `probed_started` and
     `probed_ready` are the last verdicts of the startup and readiness probes, so that they outlive the agent.
     `post_started_at`: the postStart hook is done, well or not. `is_outdated`: the pod wants another image by now.
+    `leaves_engine`: the operator wants it in an engine of the agent's release.
     The termination message is read from `termination_path` below `termination_root` ("" when there is no file).
     `serves` has `HOST:PORT` of each port on which it serves HTTP. `directories` are those that its guest sees,
     for `exec` (none of an attempt that an earlier release made).
@@ -84,6 +85,7 @@ class Attempt(Fact):
     stopping: Stopping | None = None
     post_started_at: float | None = None
     is_outdated: bool = False
+    leaves_engine: bool = False
     probed_started: bool = False
     probed_ready: bool = False
     unhealthy: Unhealthy | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from wasmlet.base.clock import Clock, system_clock
 from wasmlet.base.turns import Turns
@@ -39,6 +39,7 @@ class Settings:
         unwatched_seconds: How long an ended pod whose terminal is gone is kept for a terminal that comes back.
         refresh_seconds: How often the files of configMap, secret, projected and downwardAPI volumes are brought up to
             date, beside the moments when an object is known to have changed (kubelet: 60 to 90 s).
+        isolation: Which pods share an engine: those of a `namespace`, all of the `node`, or none (`pod`).
         allocatable: Node allocatable by resource, for resourceFieldRef without a limit; quantities.
     """
 
@@ -51,6 +52,7 @@ class Settings:
     probe_scale: float = 1.0
     unwatched_seconds: float = 2.0
     refresh_seconds: float = 75.0
+    isolation: Literal["namespace", "node", "pod"] = "namespace"
     allocatable: dict[str, str] = field(default_factory=dict)
 
 

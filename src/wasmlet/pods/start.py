@@ -226,10 +226,12 @@ class Starter:
 
     def _pool_key(self) -> PoolKey:
         """Pods with other people's directories, and those that ask for it, get an engine of their own (design 1, 3)."""
-        pod = self._worker.bundle.pod
-        alone = self._worker.facts.runtime_handler == ISOLATED or any(each.foreign for each in self._volumes.values())
+        pod, isolation = self._worker.bundle.pod, self._rooms.settings.isolation
+        asked = self._worker.facts.runtime_handler == ISOLATED or isolation == "pod"
+        alone = asked or any(each.foreign for each in self._volumes.values())
         network = "" if pod.spec.host_network else self._rooms.addresses.namespace
-        return PoolKey(pod.metadata.namespace, pod.metadata.uid if alone else "", network)
+        namespace = "" if isolation == "node" and not alone else pod.metadata.namespace
+        return PoolKey(namespace, pod.metadata.uid if alone else "", network)
 
     def _fields(self) -> PodFields:
         settings = self._rooms.settings

@@ -35,10 +35,10 @@ def stop_unhealthy(view: View) -> Step | None:
 
 
 def stop_changed(view: View) -> Step | None:
-    """Containers of which the pod wants another image by now (contract 4.5)."""
+    """Containers of which the pod wants another image by now (contract 4.5), or the operator another engine."""
     for container in all_containers(view.pod):
         attempt = view.running(container)
-        if attempt is not None and attempt.is_outdated and attempt.stopping is None:
+        if attempt is not None and (attempt.is_outdated or attempt.leaves_engine) and attempt.stopping is None:
             return Stop(container.name, view.grace_seconds, "changed")
     return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -138,6 +138,27 @@ class Worker:
             if own.last is not None and own.last.finished_at is None:
                 own.last.is_outdated = True
         return bool(changed)
+
+    def renew(self, engines: Collection[str]) -> list[str]:
+        """Have its containers in these engines start anew in others; those of them that are to.
+
+        A container that its restart policy would not start again after it was stopped goes on where it is.
+        """
+        spec, names = self.bundle.pod.spec, list[str]()
+        for container in plan.all_containers(self.bundle.pod):
+            own = self.facts.container(container.name)
+            policy = container.restart_policy or spec.restart_policy or "Always"
+            if container in spec.init_containers and not restarts.is_sidecar(container, spec=spec):
+                continue
+            if own.last is None or own.last.finished_at is not None or own.last.engine not in engines:
+                continue
+            if policy != "Never":
+                own.back_off_seconds, own.last.leaves_engine = 0.0, True
+                names.append(container.name)
+        if names:
+            self.save()
+            self.wake()
+        return names
 
     def refresh(self) -> None:
         """An object that the pod mounts may be another: its files follow."""
@@ -517,6 +538,8 @@ def _killing_text(step: plan.Stop, attempt: Attempt) -> str:
         return "FailedPostStartHook"
     if attempt.unhealthy is not None and step.reason == "unhealthy":
         return f"Container {step.container} failed {attempt.unhealthy.probe} probe, will be restarted"
+    if step.reason == "changed" and attempt.leaves_engine:
+        return f"Container {step.container} will be restarted in an engine of this release"
     if step.reason == "changed":
         return f"Container {step.container} definition changed, will be restarted"
     return f"Stopping container {step.container}"

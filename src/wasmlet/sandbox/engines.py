@@ -61,7 +61,8 @@ class Settings:
 class Handle:
     """A living engine. Mutable fields are changed by `Engines` only.
 
-    `expected` holds the ids that somebody here still cares for: replayed events of forgotten ones are passed over.
+    `full`: it takes no new sandboxes. `old`: it is of another release than the agent. `expected` holds the ids that
+    somebody here still cares for: replayed events of forgotten ones are passed over.
     """
 
     record: Record
@@ -71,6 +72,7 @@ class Handle:
     expected: set[str] = field(default_factory=set)
     sequence: int = 0
     full: bool = False
+    old: bool = False
     idle_timer: asyncio.TimerHandle | None = None
     end: asyncio.Task[None] | None = None
 
@@ -145,7 +147,7 @@ class Engines:
                 shutil.rmtree(directory, ignore_errors=True)
                 continue
             # One of another release goes on with what it has; what is new goes to one of our own (design section 1).
-            handle.full = record.program != _fingerprint(self._program)
+            handle.full = handle.old = record.program != _fingerprint(self._program)
             logger.info("engine adopted", extra={"engine": record.id, "running": handle.running})
 
     async def close(self, *, end_idle: bool = False) -> None:
@@ -269,7 +271,7 @@ class Engines:
             return handle
 
     async def _launch(self, key: PoolKey, placement: Placement) -> Handle:
-        identity = f"{key.namespace[:20]}-{os.urandom(4).hex()}"
+        identity = f"{key.namespace[:20] or 'all'}-{os.urandom(4).hex()}"
         directory = self._settings.directory / identity
         directory.mkdir(mode=0o750)
         record = Record(id=identity, key=key, program=_fingerprint(self._program))

@@ -19,7 +19,7 @@ END_SECONDS = 10.0
 
 
 class PoolKey(msgspec.Struct, frozen=True, rename="camel"):
-    """Which sandboxes may share an engine (design section 1).
+    """Which sandboxes may share an engine (design section 1). `namespace` "" is all of them.
 
     `dedicated` is the UID of a pod that gets an engine of its own, since it mounts other people's directories; ""
     shares one among the pods of the namespace. `network` is the file of the network namespace that it joins; "" is the
@@ -60,6 +60,13 @@ def end_silent(record: bytes, directory: Path) -> None:
                 select.select([pidfd], [], [], END_SECONDS)
         finally:
             os.close(pidfd)
+
+
+def resident_bytes(pid: int) -> int:
+    """The memory that a process has now; 0 when it has ended."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def living_processes(directory: Path, *, network: str) -> list[int]:

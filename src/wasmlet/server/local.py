@@ -7,6 +7,8 @@
     GET    /pods/{uid}/watch                     NDJSON: Frames, until the pod is removed
     POST   /pods/{uid}/exec                      an ExecRequest; 200 with an ExecGrant for the engine's socket
     POST   /pods/{uid}/attach                    an AttachRequest; 200 with an AttachGrant for the engine's socket
+    POST   /pods/{uid}/renew                     restart what is in engines of another release; 200 with a Renewal
+    GET    /engines                              EngineAccounts
     DELETE /pods/{uid}?gracePeriodSeconds&remove  have it end
     GET    /debug/lag?seconds                    how late the event loop was while this was asked, in milliseconds
 
@@ -31,7 +33,7 @@ from wasmlet import __version__
 from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.base.turns import Turns
 from wasmlet.pods import plan, status
-from wasmlet.pods.accounts import Account, AttachGrant, AttachRequest, ExecGrant, ExecRequest, Frame, Run
+from wasmlet.pods.accounts import Account, AttachGrant, AttachRequest, ExecGrant, ExecRequest, Frame, Renewal, Run
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.facts import Attempt
@@ -96,6 +98,8 @@ class LocalServer:
             web.get("/pods/{uid}/watch", self._watch),
             web.post("/pods/{uid}/exec", self._exec),
             web.post("/pods/{uid}/attach", self._attach),
+            web.post("/pods/{uid}/renew", self._renew),
+            web.get("/engines", self._engines_list),
             web.delete("/pods/{uid}", self._delete),
             web.get("/debug/lag", self._lag),
         ])  # fmt: skip
@@ -170,6 +174,12 @@ class LocalServer:
             raise UserError(f"the body is no attach request: {error}") from error
         attempt, tty = self._dispatch.attach(request.match_info["uid"], wanted.container, stdin=wanted.stdin)
         return _json(AttachGrant(engine_socket=self._engine_socket(attempt), sandbox=attempt.id, tty=tty))
+
+    async def _renew(self, request: web.Request) -> web.Response:
+        return _json(Renewal(containers=self._dispatch.renew(request.match_info["uid"])))
+
+    async def _engines_list(self, _request: web.Request) -> web.Response:
+        return _json(await self._dispatch.engines())
 
     async def _delete(self, request: web.Request) -> web.Response:
         grace = request.query.get("gracePeriodSeconds")

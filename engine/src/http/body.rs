@@ -94,6 +94,12 @@ impl GuestBody {
     }
 }
 
+impl Drop for GuestBody {
+    fn drop(&mut self) {
+        self.exchange.note_over();
+    }
+}
+
 impl Answer {
     /// The engine's own answer.
     pub fn own(status: StatusCode, text: &str) -> Response<Self> {

@@ -61,6 +61,11 @@ impl Instances {
         }
     }
 
+    /// How many may be at work.
+    pub fn most(&self) -> u32 {
+        self.most
+    }
+
     /// Waits for the right to have an instance, until `deadline`.
     pub async fn enter(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, Full> {
         if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {

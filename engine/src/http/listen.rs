@@ -1,59 +1,94 @@
-//! Sockets and connections: HTTP/1.1 and HTTP/2 with prior knowledge, told apart by their first bytes.
+//! Sockets, and how many connections there may be.
 
 use crate::http::{Parts, Phase, Server};
 use crate::protocol::{Error, ErrorReason, Http};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// How long a request's head may take, and a connection without requests may stay.
-const HEAD: Duration = Duration::from_secs(30);
-
-/// What a head may have in bytes; more is answered with 431.
-const HEAD_BYTES: usize = 64 * 1024;
-
-/// What HTTP/2 heads may have, unpacked.
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
-
-/// Requests at once on one HTTP/2 connection.
-const STREAMS: u32 = 100;
-
-/// Streams that a client has opened and reset before they were looked at; more end its connection.
-const RESETS: usize = 20;
-
-/// How often a silent HTTP/2 client is asked whether it is there.
-const PING: Duration = Duration::from_secs(20);
-
 /// The first and the longest wait after accept failed (no descriptors left, say).
 const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// One port may have a half of the engine's connections.
-const PART: usize = 2;
+/// Connections that are told at once that there are too many; beyond these they are closed without a word.
+const TURNED_AWAY: usize = 64;
 
-/// Bounds connections: those of one engine, and those of each port.
+/// How long it may take to tell them.
+const TELL: Duration = Duration::from_millis(500);
+
+/// What they are told.
+const TOO_MANY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\ncontent-length: 31\r\n\
+    retry-after: 1\r\nconnection: close\r\n\r\nthere are too many connections\n";
+
+/// Bounds the connections of one engine.
+///
+/// A container may take another one while at least as many are free as it has: the first that is flooded gets a half,
+/// the next one a quarter, and there is always something left for others.
 #[derive(Clone)]
 pub struct Connections {
-    all: Arc<Semaphore>,
-    each: usize,
+    free: Arc<Semaphore>,
+    turned_away: Arc<Semaphore>,
+}
+
+/// One connection's place; given back when dropped.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    server: Arc<Server>,
 }
 
 impl Connections {
     /// At most so many.
     pub fn new(most: usize) -> Self {
         Self {
-            all: Arc::new(Semaphore::new(most)),
-            each: (most / PART).max(1),
+            free: Arc::new(Semaphore::new(most)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
         }
+    }
+
+    fn enter(&self, server: &Arc<Server>) -> Option<Place> {
+        let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
+        let others = server.connections.fetch_add(1, Ordering::Relaxed);
+        // Dropped if it is one too many.
+        let place = Place {
+            _permit: permit,
+            server: Arc::clone(server),
+        };
+        (others <= self.free.available_permits()).then_some(place)
+    }
+
+    /// Says that there are too many, to as many at once as that takes no room.
+    fn turn_away(&self, stream: TcpStream) {
+        if let Ok(permit) = Arc::clone(&self.turned_away).try_acquire_owned() {
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout(TELL, tell_too_many(stream)).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// What a client has sent is read first: closing over unread bytes would take the answer from it.
+async fn tell_too_many(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut request = [0; 4096];
+    let mut count = stream.read(&mut request).await?;
+    stream.write_all(TOO_MANY).await?;
+    stream.shutdown().await?;
+    while count > 0 {
+        count = stream.read(&mut request).await?;
+    }
+    Ok(())
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.server.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -99,45 +134,22 @@ pub fn bind(parts: &Parts) -> Result<Vec<TcpListener>, Error> {
         .collect()
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .max_buf_size(HEAD_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_pending_accept_reset_streams(RESETS)
-        .max_header_list_size(HEADER_LIST_BYTES)
-        .max_send_buf_size(HEAD_BYTES)
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING);
-    builder
-}
-
 impl Server {
     /// Takes connections until the server drains.
     pub async fn accept(self: Arc<Self>, listener: TcpListener) {
         let mut phase = self.phase.subscribe();
-        let Connections { all, each } = self.parts.connections.clone();
-        let each = Arc::new(Semaphore::new(each));
         let mut backoff = ACCEPT_BACKOFF.0;
         let accept = async {
             loop {
-                // Closed by nobody. Without permits new connections wait in the backlog.
-                let Ok(own) = Arc::clone(&each).acquire_owned().await else {
-                    return;
-                };
-                let Ok(shared) = Arc::clone(&all).acquire_owned().await else {
-                    return;
-                };
                 match listener.accept().await {
                     Ok((stream, _)) => {
                         backoff = ACCEPT_BACKOFF.0;
-                        tokio::spawn(Arc::clone(&self).connection(stream, [own, shared]));
+                        match self.parts.connections.enter(&self) {
+                            Some(place) => {
+                                tokio::spawn(Arc::clone(&self).connection(stream, place));
+                            }
+                            None => self.parts.connections.turn_away(stream),
+                        }
                     }
                     Err(error) => {
                         tracing::warn!(%error, "accept failed");
@@ -151,44 +163,6 @@ impl Server {
             biased;
             _ = phase.wait_for(|it| *it >= Phase::Draining) => {}
             () = accept => {}
-        }
-    }
-
-    async fn connection(self: Arc<Self>, stream: TcpStream, _permits: [OwnedSemaphorePermit; 2]) {
-        let mut phase = self.phase.subscribe();
-        if *phase.borrow() >= Phase::Draining {
-            phase.mark_changed();
-        }
-        // Answers are written whole; waiting for more to send only delays them.
-        let _ = stream.set_nodelay(true);
-        let has_asked = AtomicBool::new(false);
-        let service = service_fn(|request| {
-            has_asked.store(true, Ordering::Relaxed);
-            let server = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(server.answer(request).await) }
-        });
-        let builder = builder();
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let mut connection = std::pin::pin!(connection);
-        let mut first = std::pin::pin!(tokio::time::sleep(HEAD));
-        let mut is_checked = false;
-        loop {
-            tokio::select! {
-                biased;
-                changed = phase.changed() => match (changed, *phase.borrow()) {
-                    (Err(_), _) | (_, Phase::Over) => return,
-                    _ => connection.as_mut().graceful_shutdown(),
-                },
-                // A client that breaks off is no news.
-                _ = connection.as_mut() => return,
-                // Hyper's own clock starts with the first bytes.
-                () = first.as_mut(), if !is_checked => {
-                    is_checked = true;
-                    if !has_asked.load(Ordering::Relaxed) {
-                        return;
-                    }
-                }
-            }
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Guests that serve HTTP: their listeners and connections, an instance for each request, their end.
 //!
-//! - `listen`: sockets and connections; `request`: from a request to its answer; `body`: what goes each way
+//! - `listen`: sockets; `connection`: one client's; `request`: from a request to its answer; `body`: what goes each way
 //! - `instances`: those at work, those kept for another request, and who waits for one; `health`: whether it is worth
 //!   going on
 
 mod body;
+mod connection;
 mod health;
 mod instances;
 mod listen;
@@ -72,8 +73,11 @@ pub struct Server {
     instances: Instances,
     health: Health,
     phase: watch::Sender<Phase>,
+    /// Connections that it has.
+    connections: AtomicUsize,
     /// Requests whose answers are not over.
     open: AtomicUsize,
+    most_open: usize,
     /// Wakes who waits for the last of them.
     closed: Notify,
 }
@@ -84,12 +88,15 @@ impl Server {
         let trial = request::trial(&parts).await?;
         let listeners = listen::bind(&parts)?;
         let instances = Instances::new(&parts.settings, parts.world.memory_limit(), trial);
+        let most_open = instances.most().saturating_add(parts.settings.max_queued);
         let server = Self {
             parts,
             instances,
             health: Health::default(),
             phase: watch::Sender::new(Phase::Serving),
+            connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            most_open: most_open as usize,
             closed: Notify::new(),
         };
         Ok((Arc::new(server), listeners))

@@ -4,6 +4,7 @@ use crate::command::not_started;
 use crate::exit::Ending;
 use crate::guest::Guest;
 use crate::http::body::{Answer, GuestBody};
+use crate::http::connection::Client;
 use crate::http::instances::Instance;
 use crate::http::{Parts, Phase, Server, seconds};
 use crate::meter::Owned;
@@ -20,6 +21,9 @@ use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
+/// How often a client is looked for that does not have its answer.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// Of a request's path this much is logged.
 const PATH_CHARACTERS: usize = 200;
 
@@ -28,10 +32,14 @@ type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
 
 /// One request, from its head to the end of the guest's work for it.
 pub struct Exchange {
+    client: Arc<Client>,
+    version: Version,
     method: Method,
     uri: Uri,
     begin: Instant,
     is_answered: AtomicBool,
+    /// The client has the whole answer, or gets no more of it.
+    is_over: AtomicBool,
     /// Milliseconds from the beginning to the last part of the answer.
     progress: AtomicU64,
     failure: OnceLock<Failure>,
@@ -52,15 +60,20 @@ enum Failure {
     NoRoom,
     /// The sandbox was ended.
     Stopped,
+    /// Nobody waits for an answer any more.
+    Left,
 }
 
 /// An answer that is not over.
 pub struct Open(Arc<Server>);
 
 impl Open {
-    fn new(server: &Arc<Server>) -> Self {
-        server.open.fetch_add(1, Ordering::SeqCst);
-        Self(Arc::clone(server))
+    /// One more, if the clients take those that there are: what is not taken waits in the engine's memory.
+    fn new(server: &Arc<Server>) -> Option<Self> {
+        let open = server.open.fetch_add(1, Ordering::SeqCst);
+        // Dropped if it is one too many.
+        let this = Self(Arc::clone(server));
+        (open < server.most_open).then_some(this)
     }
 }
 
@@ -93,11 +106,16 @@ pub async fn trial(parts: &Parts) -> Result<u64, Error> {
 
 impl Server {
     /// Answers one request.
-    pub async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
+    pub async fn answer(
+        self: Arc<Self>,
+        mut request: Request<Incoming>,
+        client: Arc<Client>,
+    ) -> Response<Answer> {
         let version = request.version();
+        name_host(&mut request, &client);
         let mut response = match refuse(&request) {
             Some(refusal) => refusal,
-            None => Arc::clone(&self).ask(request).await,
+            None => Arc::clone(&self).ask(request, client).await,
         };
         if version <= Version::HTTP_11 && *self.phase.borrow() != Phase::Serving {
             response
@@ -107,10 +125,16 @@ impl Server {
         response
     }
 
-    async fn ask(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
-        let open = Open::new(&self);
+    async fn ask(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        client: Arc<Client>,
+    ) -> Response<Answer> {
         self.parts.requests.given.fetch_add(1, Ordering::Relaxed);
-        let exchange = Arc::new(Exchange::new(&request));
+        let Some(open) = Open::new(&self) else {
+            return too_many("too many answers wait for their clients");
+        };
+        let exchange = Arc::new(Exchange::new(&request, client));
         let limit = seconds(self.parts.settings.request_timeout_seconds);
         let Ok(permit) = self.instances.enter(exchange.begin + limit).await else {
             return too_many("too many requests wait already");
@@ -119,7 +143,10 @@ impl Server {
         let work = Arc::clone(&self).work(request, Arc::clone(&exchange), send, permit, limit);
         let guest = Owned::new(tokio::spawn(work));
         match head.await {
-            Ok(Ok(response)) => GuestBody::wrap(response, exchange, guest, open),
+            Ok(Ok(response)) => {
+                exchange.client.note_answer(&exchange);
+                GuestBody::wrap(response, exchange, guest, open)
+            }
             _ => {
                 guest.detach();
                 exchange.failure.get().unwrap_or(&Failure::Silent).answer()
@@ -147,7 +174,7 @@ impl Server {
             tokio::select! {
                 biased;
                 () = &mut guest => {}
-                () = exchange.overdue(limit) => exchange.fail(Failure::Late),
+                failure = exchange.overdue(limit) => exchange.fail(failure),
                 _ = phase.wait_for(|it| *it == Phase::Over) => exchange.fail(Failure::Stopped),
             }
         }
@@ -201,7 +228,7 @@ impl Server {
 
     fn note(&self, exchange: &Exchange, failure: &Failure, limit: Duration) {
         let why = match failure {
-            Failure::Stopped => return,
+            Failure::Stopped | Failure::Left => return,
             Failure::Ended(ending) => ending.clone().verdict().message,
             Failure::Silent => "the guest returned without an answer".to_owned(),
             Failure::Refused(code) => format!("the guest answered with an error: {code}"),
@@ -250,12 +277,15 @@ impl Instance {
 }
 
 impl Exchange {
-    fn new(request: &Request<Incoming>) -> Self {
+    fn new(request: &Request<Incoming>, client: Arc<Client>) -> Self {
         Self {
+            client,
+            version: request.version(),
             method: request.method().clone(),
             uri: request.uri().clone(),
             begin: Instant::now(),
             is_answered: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
             progress: AtomicU64::new(0),
             failure: OnceLock::new(),
         }
@@ -282,15 +312,38 @@ impl Exchange {
         let _ = self.failure.set(failure);
     }
 
-    /// Waits until nothing has come for so long.
-    async fn overdue(&self, limit: Duration) {
+    /// The last part of the answer is on its way.
+    pub fn note_over(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether nothing of the answer is left.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    /// Until when the answer's next part has to come.
+    pub fn deadline(&self, limit: Duration) -> Instant {
+        self.begin + Duration::from_millis(self.progress.load(Ordering::Relaxed)) + limit
+    }
+
+    /// Waits until nothing has come for so long, or until the client has gone though there is a request's body that
+    /// nobody reads: then hyper does not notice. (Of HTTP/2 everything is always read.)
+    async fn overdue(&self, limit: Duration) -> Failure {
         loop {
-            let progress = self.progress.load(Ordering::Relaxed);
-            let deadline = self.begin + Duration::from_millis(progress) + limit;
-            if deadline <= Instant::now() {
-                return;
+            let now = Instant::now();
+            let deadline = self.deadline(limit);
+            if deadline <= now {
+                return Failure::Late;
             }
-            tokio::time::sleep_until(deadline.into()).await;
+            let mut until = deadline;
+            if self.version != Version::HTTP_2 && !self.is_over() {
+                until = until.min(now + LOOK);
+            }
+            tokio::time::sleep_until(until.into()).await;
+            if until < deadline && !self.is_over() && self.client.is_gone() {
+                return Failure::Left;
+            }
         }
     }
 }
@@ -311,7 +364,9 @@ impl Failure {
             Self::Silent => Answer::own(StatusCode::BAD_GATEWAY, "the guest gave no answer"),
             Self::Late => Answer::own(StatusCode::GATEWAY_TIMEOUT, "the guest took too long"),
             Self::NoRoom => too_many("the engine has no room for another instance"),
-            Self::Stopped => Answer::own(StatusCode::SERVICE_UNAVAILABLE, "the guest was stopped"),
+            Self::Stopped | Self::Left => {
+                Answer::own(StatusCode::SERVICE_UNAVAILABLE, "the guest was stopped")
+            }
         }
     }
 }
@@ -322,6 +377,16 @@ fn too_many(text: &str) -> Response<Answer> {
         .headers_mut()
         .insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
+}
+
+/// A request of HTTP/1.0 need not say whom it is meant for.
+fn name_host(request: &mut Request<Incoming>, client: &Client) {
+    if request.version() == Version::HTTP_10 && !request.headers().contains_key(HOST) {
+        let here = client.here.map(|here| here.to_string());
+        if let Some(Ok(here)) = here.map(HeaderValue::try_from) {
+            request.headers_mut().insert(HOST, here);
+        }
+    }
 }
 
 /// Answers what no guest can be asked.

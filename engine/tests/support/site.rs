@@ -1,0 +1,196 @@
+//! One engine with one http guest, and a client that reads answers.
+#![allow(dead_code)]
+
+use crate::support::{Engine, Program};
+use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+pub const GUEST: &[u8] = include_bytes!("../../../tests/http-guest/http-guest.wasm");
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One engine with one http sandbox, whose id is `web`.
+pub struct Site {
+    pub engine: Engine,
+    pub program: Program,
+    pub address: String,
+}
+
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Reply {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.body.clone()).expect("text")
+    }
+}
+
+/// Nobody else's: tests of one process count, processes differ.
+pub fn own_address() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    format!(
+        "127.{}.{}.{count}",
+        128 + process / 256 % 100,
+        process % 256
+    )
+}
+
+impl Site {
+    pub fn start(http: Value) -> Self {
+        Self::start_with(http, |_| {})
+    }
+
+    pub fn start_with(http: Value, change: impl FnOnce(&mut Value)) -> Self {
+        Self::start_in(Engine::start(), http, change)
+    }
+
+    pub fn start_in(engine: Engine, http: Value, change: impl FnOnce(&mut Value)) -> Self {
+        let program = Program::compile(engine.directory.path(), GUEST);
+        let address = own_address();
+        let site = Self {
+            engine,
+            program,
+            address,
+        };
+        let mut spec = site.spec(http);
+        change(&mut spec);
+        let answer = site.engine.put("web", &spec);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        site
+    }
+
+    /// Where another http guest of the same engine serves.
+    pub fn neighbour(&self, id: &str, http: Value) -> Neighbour {
+        let address = own_address();
+        let mut spec = self.spec(http);
+        spec["container"] = json!(id);
+        spec["http"]["addresses"] = json!([address]);
+        spec["log"]["path"] = json!(self.engine.path(&format!("{id}.log")));
+        spec["exitFile"] = json!(self.engine.path(&format!("{id}.json")));
+        assert_eq!(self.engine.put(id, &spec).status, 201);
+        Neighbour { address }
+    }
+
+    pub fn spec(&self, http: Value) -> Value {
+        let mut spec = self.engine.spec("web", &self.program);
+        spec["kind"] = json!("http");
+        spec["http"] = json!({"addresses": [self.address], "ports": [8080]});
+        for (name, value) in http.as_object().expect("object") {
+            spec["http"][name] = value.clone();
+        }
+        spec
+    }
+
+    pub fn connect(&self) -> TcpStream {
+        connect(&self.address)
+    }
+
+    pub fn ask(&self, path: &str) -> TcpStream {
+        ask(&self.address, path)
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        reply(&mut BufReader::new(self.ask(path)))
+    }
+
+    pub fn usage(&self) -> Value {
+        self.engine.get("/sandboxes/web").body["usage"].clone()
+    }
+
+    /// It serves, at once.
+    pub fn is_well(&self) {
+        let begin = Instant::now();
+        assert_eq!(self.get("/").status, 200);
+        assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+
+    pub fn log(&self) -> String {
+        self.engine.log_lines("web").join("\n")
+    }
+
+    pub fn wait_for_log(&self, part: &str) {
+        eventually(part, || self.log().contains(part));
+    }
+}
+
+/// Another http guest.
+pub struct Neighbour {
+    pub address: String,
+}
+
+impl Neighbour {
+    pub fn get(&self, path: &str) -> Reply {
+        reply(&mut BufReader::new(ask(&self.address, path)))
+    }
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect((address, 8080)).expect("connect");
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream
+}
+
+fn ask(address: &str, path: &str) -> TcpStream {
+    let mut stream = connect(address);
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n"
+    )
+    .expect("send");
+    stream
+}
+
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Reads one answer; an answer that breaks off has what came of its body.
+pub fn reply(reader: &mut BufReader<TcpStream>) -> Reply {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        assert!(reader.read_line(&mut head).expect("head") > 0, "{head:?}");
+    }
+    let status = head
+        .split(' ')
+        .nth(1)
+        .expect("status")
+        .parse()
+        .expect("status");
+    let lower = head.to_lowercase();
+    let mut body = Vec::new();
+    if lower.contains("transfer-encoding: chunked") {
+        loop {
+            let mut size = String::new();
+            if reader.read_line(&mut size).unwrap_or(0) == 0 {
+                break;
+            }
+            let size = usize::from_str_radix(size.trim(), 16).expect("size");
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).expect("chunk");
+            if size == 0 {
+                break;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    } else if let Some(length) = lower.split("content-length: ").nth(1) {
+        let length: usize = length
+            .lines()
+            .next()
+            .expect("length")
+            .parse()
+            .expect("length");
+        body.resize(length, 0);
+        reader.read_exact(&mut body).expect("body");
+    }
+    Reply { status, head, body }
+}

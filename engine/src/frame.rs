@@ -103,4 +103,35 @@ mod tests {
         let mut buffer = BytesMut::from(&[STDIN, 0, 1, 0, 1][..]);
         assert_eq!(decode(&mut buffer), Err(TooLong(PAYLOAD_BYTES + 1)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn what_is_encoded_is_decoded(
+            messages in proptest::collection::vec((0..=255_u8, proptest::collection::vec(0..=255_u8, 1..300)), 0..8),
+            size in 1..400_usize,
+        ) {
+            let mut whole = BytesMut::new();
+            for (channel, payload) in &messages {
+                encode(&mut whole, *channel, payload);
+            }
+            let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
+            for chunk in whole.chunks(size) {
+                buffer.extend_from_slice(chunk);
+                while let Some(frame) = decode(&mut buffer).expect("short enough") {
+                    found.push((frame.channel, frame.payload.to_vec()));
+                }
+            }
+            proptest::prop_assert_eq!(found, messages);
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_refused(bytes in proptest::collection::vec(0..=255_u8, 0..200)) {
+            let mut buffer = BytesMut::from(&bytes[..]);
+            let mut taken = 0;
+            while let Ok(Some(frame)) = decode(&mut buffer) {
+                taken += HEAD_BYTES + frame.payload.len();
+            }
+            proptest::prop_assert_eq!(&buffer[..], &bytes[taken..]);
+        }
+    }
 }

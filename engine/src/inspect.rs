@@ -358,4 +358,47 @@ mod tests {
         );
         assert!(linkers.module(&module.expect("module")).is_ok());
     }
+
+    /// A command and a server.
+    const GUESTS: [&[u8]; 2] = [
+        br#"(module (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1) (func (export "_start")))"#,
+        include_bytes!("../../tests/http-guest/http-guest.wasm"),
+    ];
+
+    fn guests() -> Vec<Vec<u8>> {
+        let binary = |guest: &&[u8]| wat::parse_bytes(guest).expect("wat").into_owned();
+        GUESTS.iter().map(binary).collect()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn any_bytes_are_described_or_refused(bytes in proptest::collection::vec(0..=255_u8, 0..300), head in 0..3) {
+            let heads: [&[u8]; 3] = [b"", b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0"];
+            let _ = read(&[heads[head as usize], &bytes].concat()).map(|it| (it.kind(), it.wasi(), it.wasi_version()));
+        }
+
+        #[test]
+        fn broken_guests_are_described_or_refused(
+            which in 0..2_usize,
+            changes in proptest::collection::vec((proptest::num::usize::ANY, 0..=255_u8), 0..6),
+            end in proptest::num::usize::ANY,
+            is_cut in proptest::bool::weighted(0.2),
+        ) {
+            let mut bytes = guests().swap_remove(which);
+            let length = bytes.len();
+            for (at, byte) in changes {
+                // Most of what is said of a guest is near its ends.
+                let near = at % 2000.min(length);
+                let at = if at % 3 == 0 { length - 1 - near } else { near };
+                bytes[at] = byte;
+            }
+            if is_cut {
+                bytes.truncate(end % length);
+            }
+            let _ = read(&bytes).map(|it| (it.kind(), it.wasi(), it.wasi_version(), it.missing(|_, _| false)));
+        }
+    }
 }

@@ -78,6 +78,10 @@ impl Timestamp {
 
     /// The inverse of `Display`; `None` for anything that is not RFC 3339 in UTC.
     fn parse(text: &str) -> Option<Self> {
+        let is_plain = |byte: u8| byte.is_ascii_digit() || b"-:.TZ".contains(&byte);
+        if !text.bytes().all(is_plain) {
+            return None;
+        }
         let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
         let mut date = date.split('-');
         let year: i64 = date.next()?.parse().ok()?;
@@ -88,7 +92,15 @@ impl Timestamp {
         let hour: i64 = clock.next()?.parse().ok()?;
         let minute: i64 = clock.next()?.parse().ok()?;
         let second: i64 = clock.next()?.parse().ok()?;
-        if fraction.len() > 9 || !(1..=12).contains(&month) || !(0..=9999).contains(&year) {
+        if date.next().is_some() || clock.next().is_some() || fraction.len() > 9 {
+            return None;
+        }
+        let is_date =
+            (0..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+        // A leap second is the next minute's first.
+        let is_clock =
+            (0..24).contains(&hour) && (0..60).contains(&minute) && (0..=60).contains(&second);
+        if !is_date || !is_clock {
             return None;
         }
         let nanoseconds = format!("{fraction:0<9}").parse().ok()?;
@@ -161,5 +173,20 @@ mod tests {
             "20231114-221320"
         );
         assert!(Timestamp::parse("yesterday").is_none());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_time_goes_there_and_back(seconds in 0..253_402_300_800_i64, nanoseconds in 0..1_000_000_000_u32) {
+            let time = Timestamp { seconds, nanoseconds };
+            proptest::prop_assert_eq!(Timestamp::parse(&time.to_string()), Some(time));
+        }
+
+        #[test]
+        fn what_is_no_time_is_refused(text in "[-+0-9TZ:.]{0,40}|[0-9]{4}-[0-9]{1,20}-[0-9]{1,20}T[0-9]{1,20}:[0-9]+:[-0-9]+Z") {
+            if let Some(time) = Timestamp::parse(&text) {
+                proptest::prop_assert_eq!(Timestamp::parse(&time.to_string()), Some(time));
+            }
+        }
     }
 }

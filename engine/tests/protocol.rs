@@ -96,3 +96,74 @@ fn absent_fields_take_their_defaults_and_unknown_ones_are_ignored() {
         !spec.stdin && !spec.stdin_once && spec.env.is_empty() && spec.memory_limit_bytes.is_none()
     );
 }
+
+/// Documents like the examples with one part replaced: understood, and then the same again, or refused.
+fn survives<T: DeserializeOwned + Serialize>(document: &Value) {
+    if let Ok(understood) = serde_json::from_value::<T>(document.clone()) {
+        let emitted = serde_json::to_value(&understood).expect("emit");
+        let again: T = serde_json::from_value(emitted.clone()).expect("parse what was emitted");
+        assert_eq!(serde_json::to_value(again).expect("emit"), emitted);
+    }
+}
+
+fn replace(document: &mut Value, at: &mut usize, with: &Value) {
+    if *at == 0 {
+        *document = with.clone();
+        return;
+    }
+    *at -= 1;
+    let parts: Vec<&mut Value> = match document {
+        Value::Array(items) => items.iter_mut().collect(),
+        Value::Object(fields) => fields.values_mut().collect(),
+        _ => Vec::new(),
+    };
+    for part in parts {
+        replace(part, at, with);
+        if *at == 0 {
+            // It is done; what follows must not be counted down again.
+            *at = usize::MAX;
+        }
+        if *at == usize::MAX {
+            return;
+        }
+    }
+}
+
+fn strange() -> impl proptest::strategy::Strategy<Value = Value> {
+    use proptest::prelude::*;
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,12}".prop_map(Value::from),
+        Just(serde_json::json!([])),
+        Just(serde_json::json!({})),
+    ]
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_document_is_too_strange(at in 0..60_usize, with in strange()) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../protocol/examples");
+        for entry in std::fs::read_dir(directory).expect("examples") {
+            let text = std::fs::read_to_string(entry.expect("entry").path()).expect("read");
+            let mut document: Value = serde_json::from_str(&text).expect("JSON");
+            let mut at = at;
+            replace(&mut document, &mut at, &with);
+            survives::<protocol::Engine>(&document);
+            survives::<protocol::SandboxSpec>(&document);
+            survives::<protocol::SandboxList>(&document);
+            survives::<protocol::Exit>(&document);
+            survives::<protocol::Stop>(&document);
+            survives::<protocol::Event>(&document);
+            survives::<protocol::Compiled>(&document);
+            survives::<protocol::Inspected>(&document);
+            survives::<protocol::ExecSpec>(&document);
+            survives::<protocol::ExecExit>(&document);
+            survives::<protocol::TerminalSize>(&document);
+            survives::<protocol::Error>(&document);
+        }
+    }
+}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from wasmlet.base.errors import ConflictError, UserError
 from wasmlet.base.tasks import InterruptedWorkError, Tasks, unless
 from wasmlet.config import Config, make_state_directory
-from wasmlet.images import credentials
+from wasmlet.images import credentials, proxies
 from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings as ImageSettings
@@ -86,6 +86,8 @@ def image_settings(config: Config, *, allow_local_files: bool = True) -> ImageSe
         directory=config.state / "images",
         insecure_registries=frozenset(config.file.insecure_registries),
         ca_files=tuple(Path(each) for each in config.file.ca_files),
+        hosts_directory=Path(config.file.registry_hosts) if config.file.registry_hosts else None,
+        proxies=proxies.from_environment(os.environ),
         allow_local_files=allow_local_files,
     )
 

@@ -34,6 +34,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     Attributes:
         insecure_registries: Hosts (with port) that are spoken to over plain HTTP; loopback ones need no mention.
         ca_files: PEM files of authorities trusted for registries beside the system's.
+        registry_hosts: A directory of hosts.toml files (mirrors, authorities, client certificates); "" is none.
         compile_memory_mib: What one compile may use, in MiB.
         engine_idle_seconds: After how long an empty engine ends.
         agent_idle_seconds: After how long an agent that a command started ends, when no pod lives.
@@ -51,6 +52,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
 
     insecure_registries: list[str] = []
     ca_files: list[str] = []
+    registry_hosts: str = ""
     compile_memory_mib: Annotated[int, msgspec.Meta(ge=1)] = 2048
     engine_idle_seconds: Seconds = 60.0
     agent_idle_seconds: Seconds = 300.0

@@ -15,6 +15,7 @@ import msgspec
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images.credentials import Credential
 from wasmlet.images.failures import failure_of, login_refused
+from wasmlet.images.hosts import Endpoint
 from wasmlet.images.transport import Progress, Request, Transport
 
 MAX_TOKEN_BYTES: Final = 1 << 20
@@ -85,13 +86,13 @@ class Authenticator:
         return token.header if token is not None and time.monotonic() < token.expires_at else None
 
     async def answer(
-        self, challenges: list[Challenge], scope: Scope, login: Credential | None, *, origin: str, what: str
+        self, challenges: list[Challenge], scope: Scope, login: Credential | None, *, endpoint: Endpoint, what: str
     ) -> str:
         """The Authorization header that a registry's 401 asks for.
 
         Args:
             login: None goes anonymously.
-            origin: The registry's, which decides whether a token server may speak plain HTTP.
+            endpoint: Who asks: it decides whether a token server may speak plain HTTP, and whom it is to trust.
             what: The image, for errors.
 
         Raises:
@@ -101,7 +102,7 @@ class Authenticator:
         self._tokens.pop((scope, login), None)
         for challenge in challenges:
             if challenge.scheme == "bearer" and "realm" in challenge.parameters:
-                token = await self._fetch(challenge, scope, login, origin=origin, what=what)
+                token = await self._fetch(challenge, scope, login, endpoint=endpoint, what=what)
                 return self._remember(scope, login, token)
         for challenge in challenges:
             if challenge.scheme == "basic" and login is not None and login.username:
@@ -115,9 +116,9 @@ class Authenticator:
         return token.header
 
     async def _fetch(
-        self, challenge: Challenge, scope: Scope, login: Credential | None, *, origin: str, what: str
+        self, challenge: Challenge, scope: Scope, login: Credential | None, *, endpoint: Endpoint, what: str
     ) -> _Token:
-        request = _token_request(challenge, scope, login, origin=origin)
+        request = _token_request(challenge, scope, login, endpoint=endpoint)
         server = f"the token server {urlsplit(request.url).netloc} of {scope.registry}"
 
         async def act() -> bytes:
@@ -138,15 +139,17 @@ class Authenticator:
         return _Token(f"Bearer {token}", time.monotonic() + seconds - _TOKEN_MARGIN_SECONDS)
 
 
-def _token_request(challenge: Challenge, scope: Scope, login: Credential | None, *, origin: str) -> Request:
+def _token_request(challenge: Challenge, scope: Scope, login: Credential | None, *, endpoint: Endpoint) -> Request:
     realm = challenge.parameters["realm"]
     parts = urlsplit(realm)
-    plain = parts.scheme == "http" and origin.startswith("http://")
+    plain = parts.scheme == "http" and endpoint.base.startswith("http://")
     if not parts.netloc or "@" in parts.netloc or not (parts.scheme == "https" or plain):
         raise UserError(
             f"{scope.registry} names a token server that is not used: {parts.scheme or 'no'}://{parts.netloc}",
             hint="token servers must speak https",
         )
+    # containerd shows the client certificate here too where it is the same host; elsewhere only the authorities count.
+    tls = endpoint.tls if parts.netloc == endpoint.host else endpoint.tls.for_others()
     # The server's own scope is answered first: it may be more than ours (a mount from another repository).
     fields = {
         "service": challenge.parameters.get("service", ""),
@@ -162,10 +165,10 @@ def _token_request(challenge: Challenge, scope: Scope, login: Credential | None,
             yield form
 
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        return Request("POST", realm, headers, upload=upload, size_bytes=len(form), follow=False)
+        return Request("POST", realm, headers, upload=upload, size_bytes=len(form), follow=False, tls=tls)
     separator = "&" if parts.query else "?"
     authorization = _basic(login) if login is not None else None
-    return Request("GET", f"{realm}{separator}{urlencode(fields)}", authorization=authorization)
+    return Request("GET", f"{realm}{separator}{urlencode(fields)}", authorization=authorization, tls=tls)
 
 
 def _basic(login: Credential) -> str:

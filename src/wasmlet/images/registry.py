@@ -12,29 +12,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
-from wasmlet.base.errors import NotFoundError, RetryableError, UserError
+from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.images.authentication import Authenticator, Scope, parse_challenges
 from wasmlet.images.credentials import Credential
+from wasmlet.images.endpoints import Endpoints
 from wasmlet.images.failures import RefusedError, failure_of, login_refused
+from wasmlet.images.hosts import Capability, Endpoint
 from wasmlet.images.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor, digest_of
 from wasmlet.images.reference import Reference, is_digest
 from wasmlet.images.settings import Settings
 from wasmlet.images.threads import in_thread
-from wasmlet.images.transport import READ_SIZE, PassingError, Progress, Request, Transport, Upload
+from wasmlet.images.transport import (
+    LEAST_PROGRESS_BYTES,
+    READ_SIZE,
+    PassingError,
+    Progress,
+    Request,
+    Transport,
+    Upload,
+)
 
 WRITE_SIZE: Final = 1 << 20  # per hop to a thread: hashing 1 MiB takes about 1 ms, the hop 0.1 ms
-LEAST_PROGRESS_BYTES: Final = 16 << 10  # per idle time; less is a registry that holds us
 _PULL: Final = "pull"
 _PUSH: Final = "pull,push"
 _ACCEPT: Final = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 _DIGEST_HEADER: Final = "Docker-Content-Digest"
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
+
+_log = logging.getLogger(__name__)
 
 
 class Sink(Protocol):
@@ -70,18 +84,34 @@ class _Call:
     actions: str
     method: str
     path: str
+    capability: Capability = "pull"
     accept: str = "*/*"
     content_type: str = ""
+    range_from: int = 0
     upload: Upload | None = None
     size_bytes: int = 0
     success: tuple[int, ...] = (200,)
 
-    def request(self, origin: str, authorization: str | None) -> Request:
+    def request(self, endpoint: Endpoint, authorization: str | None) -> Request:
         headers = {"Accept": self.accept}
         if self.content_type:
             headers["Content-Type"] = self.content_type
-        url = urljoin(f"{origin}/v2/{self.reference.repository}/", self.path)
-        return Request(self.method, url, headers, authorization, self.upload, self.size_bytes)
+        if self.range_from:
+            headers["Range"] = f"bytes={self.range_from}-"
+        url = urljoin(f"{endpoint.base}/{self.reference.repository}/", self.path)
+        if endpoint.mirrors:
+            url += f"?ns={endpoint.mirrors}"  # containerd's way to tell a mirror of many registries which one is meant
+        is_own = urlsplit(url)[:2] == urlsplit(endpoint.base)[:2]  # uploads may be sent elsewhere
+        return Request(
+            self.method,
+            url,
+            headers,
+            authorization if is_own else None,
+            self.upload,
+            self.size_bytes,
+            tls=endpoint.tls if is_own else endpoint.tls.for_others(),
+            private=endpoint.headers if is_own else {},
+        )
 
 
 class Registry:
@@ -91,6 +121,7 @@ class Registry:
         self._settings = settings
         self._transport = Transport(settings)
         self._authenticator = Authenticator(self._transport)
+        self._endpoints = Endpoints(settings, self._transport)
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
@@ -98,7 +129,10 @@ class Registry:
 
     async def resolve(self, reference: Reference, logins: Sequence[Credential] = ()) -> str:
         """The digest that the registry has for the reference now."""
-        call = _Call(reference, logins, _PULL, "HEAD", f"manifests/{reference.selector}", accept=_ACCEPT)
+        call = _Call(
+            reference, logins, _PULL, "HEAD", f"manifests/{reference.selector}",
+            capability=_reading(reference), accept=_ACCEPT,
+        )  # fmt: skip
 
         async def act() -> str:
             async with self._open(call, what=f"image {reference}") as response:
@@ -114,7 +148,10 @@ class Registry:
     ) -> Fetched:
         """The manifest of the reference, or that of `digest` in its repository; at most 4 MiB."""
         expected = digest or reference.digest
-        call = _Call(reference, logins, _PULL, "GET", f"manifests/{expected or reference.selector}", accept=_ACCEPT)
+        call = _Call(
+            reference, logins, _PULL, "GET", f"manifests/{expected or reference.selector}",
+            capability="pull" if expected else "resolve", accept=_ACCEPT,
+        )  # fmt: skip
         what = f"image {reference}"
 
         async def act() -> Fetched:
@@ -146,31 +183,39 @@ class Registry:
         Args:
             received: Told the number of bytes so far.
         """
-        call = _Call(reference, logins, _PULL, "GET", f"blobs/{blob.digest}")
         what = f"blob {blob.digest} of image {reference}"
+        count = 0
 
         async def act() -> None:
-            await in_thread(sink.restart)
+            nonlocal count
+            call = _Call(
+                reference, logins, _PULL, "GET", f"blobs/{blob.digest}", range_from=count, success=(200, 206, 416)
+            )
             async with (
                 self._open(call, what=what) as response,
                 contextlib.aclosing(self._chunks(response, what)) as chunks,
             ):
-                count = 0
+                if not _continues(response, count):
+                    await in_thread(sink.restart)
+                    count = 0
+                if response.status == 416:
+                    raise PassingError(f"{what} does not begin where it was cut")
                 async for chunk in chunks:
-                    count += len(chunk)
-                    if count > blob.size:
+                    if count + len(chunk) > blob.size:
                         raise RetryableError(f"{what} is longer than its {blob.size} bytes")
                     await in_thread(sink.write, chunk)
+                    count += len(chunk)
                     if received is not None:
                         received(count)
                 if count < blob.size:
                     raise PassingError(f"{what} ended after {count} of {blob.size} bytes")
 
-        await self._transport.attempts(act)
+        await in_thread(sink.restart)
+        await self._transport.attempts(act, moved=lambda: count)
 
     async def has_blob(self, reference: Reference, digest: str, logins: Sequence[Credential] = ()) -> bool:
         """Whether the repository has the blob, asked with the right to push."""
-        call = _Call(reference, logins, _PUSH, "HEAD", f"blobs/{digest}")
+        call = _Call(reference, logins, _PUSH, "HEAD", f"blobs/{digest}", capability="push")
 
         async def act() -> bool:
             async with self._open(call, what=f"blob {digest}"):
@@ -192,7 +237,7 @@ class Registry:
         if await self.has_blob(reference, blob.digest, logins):
             return
         what = f"blob {blob.digest} for image {reference}"
-        begin = _Call(reference, logins, _PUSH, "POST", "blobs/uploads/", success=(202,))
+        begin = _Call(reference, logins, _PUSH, "POST", "blobs/uploads/", capability="push", success=(202,))
 
         async def upload(progress: Progress) -> AsyncIterator[bytes]:
             await in_thread(stream.seek, 0)
@@ -211,6 +256,7 @@ class Registry:
                 _PUSH,
                 "PUT",
                 f"{location}{separator}digest={blob.digest}",
+                capability="push",
                 content_type="application/octet-stream",
                 upload=upload,
                 size_bytes=blob.size,
@@ -237,6 +283,7 @@ class Registry:
             _PUSH,
             "PUT",
             path,
+            capability="push",
             content_type=media_type,
             upload=upload,
             size_bytes=len(content),
@@ -252,35 +299,45 @@ class Registry:
 
     @contextlib.asynccontextmanager
     async def _open(self, call: _Call, *, what: str) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The registry's successful answer to a call, with the first login that it lets in."""
+        """A successful answer to a call: of the first mirror that has it, else of the registry."""
+        async with contextlib.AsyncExitStack() as stack:
+            yield await self._first(call, stack, what=what)
+
+    async def _first(self, call: _Call, stack: contextlib.AsyncExitStack, *, what: str) -> aiohttp.ClientResponse:
+        *mirrors, server = await self._endpoints.of(call.reference.registry, call.capability)
+        for mirror in mirrors:
+            try:
+                # A mirror gets none of the registry's logins: its own are headers or a certificate in hosts.toml.
+                return await stack.enter_async_context(self._logged_in(call, mirror, None, what=what))
+            except WasmletError as error:
+                _log.info("mirror passed over: %s", error.message)
+                if isinstance(error, RetryableError):
+                    self._endpoints.rest(mirror)
         refusal: UserError | None = None
         for login in call.logins or (None,):
             try:
-                async with self._logged_in(call, login, what=what) as response:
-                    yield response
-                return
+                return await stack.enter_async_context(self._logged_in(call, server, login, what=what))
             except (RefusedError, NotFoundError) as error:
                 refusal = error  # Some registries say 404 for what a login may not see.
         raise refusal or login_refused(what, call.reference.registry, login=None)
 
     @contextlib.asynccontextmanager
     async def _logged_in(
-        self, call: _Call, login: Credential | None, *, what: str
+        self, call: _Call, endpoint: Endpoint, login: Credential | None, *, what: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer with one login: as remembered or without a header first, then by the registry's challenge."""
-        registry = call.reference.registry
+        registry = endpoint.host if endpoint.mirrors else call.reference.registry
         scope = Scope(registry, call.reference.repository, call.actions)
-        origin = await self._transport.origin(registry)
         authorization = self._authenticator.remembered(scope, login)
         for challenged in (False, True):
-            async with self._transport.exchange(call.request(origin, authorization)) as response:
+            async with self._transport.exchange(call.request(endpoint, authorization)) as response:
                 if response.status in call.success:
                     yield response
                     return
                 if response.status != 401 or challenged:
                     raise await failure_of(response, self._transport, what=what, registry=registry, login=login)
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-            authorization = await self._authenticator.answer(challenges, scope, login, origin=origin, what=what)
+            authorization = await self._authenticator.answer(challenges, scope, login, endpoint=endpoint, what=what)
 
     async def _chunks(self, response: aiohttp.ClientResponse, what: str) -> AsyncGenerator[bytearray]:
         """The body in pieces of about `WRITE_SIZE`, as long as it moves."""
@@ -288,15 +345,36 @@ class Registry:
         idle = self._settings.idle_timeout_seconds
         gathered = bytearray()
         since, moved = loop.time(), 0
-        async for chunk in response.content.iter_any():
-            gathered += chunk
-            moved += len(chunk)
-            if moved >= LEAST_PROGRESS_BYTES:
-                since, moved = loop.time(), 0
-            elif loop.time() - since > idle:
-                raise RetryableError(f"{what} comes at less than {LEAST_PROGRESS_BYTES} bytes in {idle:g} s")
-            if len(gathered) >= WRITE_SIZE:
-                yield gathered
-                gathered = bytearray()
+        cut: aiohttp.ClientError | None = None
+        try:
+            async for chunk in response.content.iter_any():
+                gathered += chunk
+                moved += len(chunk)
+                if moved >= LEAST_PROGRESS_BYTES:
+                    since, moved = loop.time(), 0
+                elif loop.time() - since > idle:
+                    raise RetryableError(f"{what} comes at less than {LEAST_PROGRESS_BYTES} bytes in {idle:g} s")
+                if len(gathered) >= WRITE_SIZE:
+                    yield gathered
+                    gathered = bytearray()
+        except aiohttp.ClientError as error:
+            cut = error  # What came before it counts: the next attempt goes on there.
         if gathered:
             yield gathered
+        if cut is not None:
+            raise cut
+
+
+def _reading(reference: Reference) -> Capability:
+    """What a mirror must be good for: some may give contents by digest, but not say what a tag stands for."""
+    return "resolve" if reference.digest is None else "pull"
+
+
+def _continues(response: aiohttp.ClientResponse, count: int) -> bool:
+    """Whether the answer begins after the bytes that are here; one that does not begins anew."""
+    if response.status != 206:
+        return False
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if found is None or int(found[1]) != count:
+        raise PassingError(f"{response.url.host} sent another part than was asked for")
+    return True

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from wasmlet.images.proxies import Proxies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,6 +17,9 @@ class Settings:
         insecure_registries: Registries as references name them (`host` or `host:port`) whose TLS certificate is not
             checked and that may speak plain HTTP. Loopback registries may speak plain HTTP without being named here,
             but when they speak TLS their certificate is checked. Default: none.
+        hosts_directory: Where mirrors, authorities and client certificates of registries are told (`hosts`). Default:
+            nowhere.
+        proxies: Through whom registries are reached. Default: directly.
         ca_files: PEM files with certificate authorities that are trusted beside the system's. Default: none.
         allow_local_files: Whether `file:/path` references are answered; anybody who may create a pod can then run any
             module that the agent can read. Default: no.
@@ -31,6 +36,8 @@ class Settings:
     directory: Path
     insecure_registries: frozenset[str] = frozenset()
     ca_files: tuple[Path, ...] = ()
+    hosts_directory: Path | None = None
+    proxies: Proxies = field(default_factory=Proxies)
     allow_local_files: bool = False
     connect_timeout_seconds: float = 10.0
     idle_timeout_seconds: float = 30.0

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
+import dataclasses
 import logging
 import random
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -24,8 +23,9 @@ from yarl import URL
 
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.base.sockets import Sockets
+from wasmlet.images import proxies
 from wasmlet.images.settings import Settings
-from wasmlet.images.threads import in_thread
+from wasmlet.images.tls import Contexts, Tls
 
 Result = TypeVar("Result")
 Upload = Callable[["Progress"], AsyncIterator[bytes]]
@@ -33,6 +33,7 @@ Upload = Callable[["Progress"], AsyncIterator[bytes]]
 MAX_REDIRECTS: Final = 5  # docker and containerd allow 10; a registry needs one, its storage perhaps another
 MAX_RETRY_AFTER_SECONDS: Final = 10.0  # longer waits belong to the caller's back-off
 READ_SIZE: Final = 1 << 18
+LEAST_PROGRESS_BYTES: Final = 16 << 10  # less is a registry that holds us
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
 _KEEPING_METHOD: Final = (307, 308)
 _HUB_HOST: Final = "registry-1.docker.io"  # where docker.io's registry is
@@ -50,6 +51,8 @@ class Request:
 
     Attributes:
         authorization: The header's value for the request's own origin; it never goes to another.
+        tls: Of that origin; others that it sends us to get its authorities only.
+        private: Further headers for that origin only.
         upload: The body in chunks, made anew for each attempt.
         size_bytes: The body's length.
         follow: Whether redirects are followed; not where the body is a secret.
@@ -62,6 +65,8 @@ class Request:
     upload: Upload | None = None
     size_bytes: int = 0
     follow: bool = True
+    tls: Tls = field(default_factory=Tls)
+    private: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 class Progress:
@@ -88,8 +93,7 @@ class Transport:
         self._session: aiohttp.ClientSession | None = None
         self._sockets = Sockets()
         self._starting = asyncio.Lock()
-        self._checked: ssl.SSLContext | None = None
-        self._unchecked: ssl.SSLContext | None = None
+        self._contexts = Contexts()
         self._schemes: dict[str, str] = {}
 
     async def close(self) -> None:
@@ -99,7 +103,7 @@ class Transport:
             await session.close()
         await self._sockets.closed()
 
-    async def origin(self, registry: str) -> str:
+    async def origin(self, registry: str, tls: Tls = Tls()) -> str:  # noqa: B008  # it is a value
         """`https://host[:port]` of a registry; `http://…` when it is one that may and does speak plain HTTP.
 
         Raises:
@@ -109,7 +113,7 @@ class Transport:
         host = _HUB_HOST if registry == "docker.io" else registry
         if not self._may_be_plain(registry):
             return f"https://{host}"
-        scheme = self._schemes.get(registry) or await self._find_scheme(registry, host)
+        scheme = self._schemes.get(registry) or await self._find_scheme(registry, host, tls)
         return f"{scheme}://{host}"
 
     @contextlib.asynccontextmanager
@@ -132,21 +136,27 @@ class Transport:
             if followed > MAX_REDIRECTS:
                 raise RetryableError(f"{_host(request.url)} redirects in circles")
 
-    async def attempts(self, act: Callable[[], Awaitable[Result]]) -> Result:
-        """What `act` returns, tried again while it raises `PassingError` and attempts are left."""
-        delay = self._settings.retry_delay_seconds
-        for attempt in range(1, self._settings.attempts + 1):
+    async def attempts(self, act: Callable[[], Awaitable[Result]], *, moved: Callable[[], int] = lambda: 0) -> Result:
+        """What `act` returns, tried again while it raises `PassingError` and attempts are left.
+
+        Args:
+            moved: How many bytes came so far; an attempt that brought some is not counted.
+        """
+        attempt, before = 1, moved()
+        while True:
             try:
                 return await act()
             except PassingError as error:
+                if moved() - before >= LEAST_PROGRESS_BYTES:
+                    attempt, before = 1, moved()
                 wait = error.retry_after_seconds
                 if attempt == self._settings.attempts or (wait or 0) > MAX_RETRY_AFTER_SECONDS:
                     raise
                 _log.info("attempt failed: %s", error.message, extra={"attempt": attempt})
+                delay = self._settings.retry_delay_seconds * 2 ** (attempt - 1)
                 # Jitter, so that the nodes of a cluster do not come back together.
                 await asyncio.sleep(wait if wait is not None else delay * random.uniform(0.5, 1.0))  # noqa: S311
-                delay *= 2
-        raise AssertionError("attempts is at least 1")
+                attempt += 1
 
     async def read_small(self, response: aiohttp.ClientResponse, limit: int, *, what: str) -> bytes:
         """The body, if it has at most `limit` bytes and comes without a pause.
@@ -173,10 +183,10 @@ class Transport:
     def _may_be_plain(self, registry: str) -> bool:
         return registry in self._settings.insecure_registries or is_loopback(registry)
 
-    async def _find_scheme(self, registry: str, host: str) -> str:
+    async def _find_scheme(self, registry: str, host: str, tls: Tls) -> str:
         """As docker does for loopback: https first, and http only if the port does not speak TLS."""
         try:
-            async with self.exchange(Request("HEAD", f"https://{host}/v2/")):
+            async with self.exchange(Request("HEAD", f"https://{host}/v2/", tls=tls)):
                 self._schemes[registry] = "https"
                 return "https"
         except RetryableError as error:
@@ -191,10 +201,13 @@ class Transport:
         """One exchange without redirects."""
         session = await self._started()
         headers = dict(request.headers)
-        if request.authorization is not None and _origin(url) == _origin(request.url):
-            headers["Authorization"] = request.authorization
-        registry = urlsplit(url).netloc
-        tls = self._unchecked if registry in self._settings.insecure_registries else self._checked
+        is_own = _origin(url) == _origin(request.url)
+        if is_own:
+            headers |= request.private
+            if request.authorization is not None:
+                headers["Authorization"] = request.authorization
+        context = await self._contexts.of(self._tls(request.tls if is_own else request.tls.for_others(), url))
+        proxy = self._settings.proxies.of(url)
         with _translated(_host(url), self._settings):
             async with asyncio.timeout(None) as timeout:
                 progress = Progress(timeout, self._settings.idle_timeout_seconds)
@@ -209,7 +222,9 @@ class Transport:
                     headers=headers,
                     data=body,
                     allow_redirects=False,
-                    ssl=tls if tls is not None else True,
+                    ssl=context,
+                    proxy=None if proxy is None else proxy.url,
+                    proxy_headers=_proxy_login(proxy) or None,
                 ) as response:
                     progress.ends()
                     yield response
@@ -217,8 +232,6 @@ class Transport:
     async def _started(self) -> aiohttp.ClientSession:
         async with self._starting:
             if self._session is None:
-                # Reading the system's authorities takes some 20 ms.
-                self._checked, self._unchecked = await in_thread(self._contexts)
                 self._session = aiohttp.ClientSession(
                     connector=aiohttp.TCPConnector(socket_factory=self._sockets.make),
                     timeout=aiohttp.ClientTimeout(
@@ -233,28 +246,15 @@ class Transport:
                 )
             return self._session
 
-    def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-        checked = ssl.create_default_context()
-        for path in self._settings.ca_files:
-            try:
-                checked.load_verify_locations(cafile=path)
-            except (OSError, ssl.SSLError) as error:
-                raise UserError(f"cannot use the certificate authorities in {path}: {error}") from error
-        unchecked = ssl.create_default_context()
-        unchecked.check_hostname = False
-        unchecked.verify_mode = ssl.CERT_NONE
-        return checked, unchecked
+    def _tls(self, told: Tls, url: str) -> Tls:
+        """What was told of a host, with the node's own settings."""
+        verify = told.verify and urlsplit(url).netloc not in self._settings.insecure_registries
+        return dataclasses.replace(told, ca_files=(*self._settings.ca_files, *told.ca_files), verify=verify)
 
 
 def is_loopback(registry: str) -> bool:
     """Whether a registry (`host[:port]`) is on this machine by its name: localhost, 127.0.0.0/8, ::1."""
-    host = urlsplit(f"//{registry}").hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    return proxies.is_loopback(urlsplit(f"//{registry}").hostname or "")
 
 
 def _redirect(request: Request, url: str, response: aiohttp.ClientResponse) -> str | None:
@@ -276,6 +276,13 @@ def _origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
+def _proxy_login(proxy: proxies.Proxy | None) -> dict[str, str]:
+    if proxy is None or not proxy.username:
+        return {}
+    # aiohttp sends the Authorization of these headers to the proxy, as Proxy-Authorization, with a tunnel and without.
+    return {"Authorization": aiohttp.encode_basic_auth(proxy.username, proxy.password)}
+
+
 def _host(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
@@ -285,6 +292,11 @@ def _translated(host: str, settings: Settings) -> Iterator[None]:
     """Errors of aiohttp → ours."""
     try:
         yield
+    except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as error:
+        what = f"answered {error.status}" if isinstance(error, aiohttp.ClientHttpProxyError) else "cannot be reached"
+        raise RetryableError(
+            f"the proxy on the way to {host} {what}", hint="see HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the agent"
+        ) from error
     except aiohttp.ClientConnectorDNSError as error:
         raise RetryableError(
             f"cannot resolve the name of {host}", hint="check the registry's name and this machine's network"
@@ -292,12 +304,12 @@ def _translated(host: str, settings: Settings) -> Iterator[None]:
     except aiohttp.ClientConnectorCertificateError as error:
         raise UserError(
             f"the TLS certificate of {host} is not trusted: {error.certificate_error}",
-            hint="add its authority to the images settings (ca_files), or name the registry in insecure_registries",
+            hint="add its authority to ca-files or to its hosts.toml, or name the registry in insecure-registries",
         ) from error
     except aiohttp.ClientConnectorSSLError as error:
         raise RetryableError(
             f"{host} does not speak TLS",
-            hint="a registry with plain HTTP must be named in insecure_registries",
+            hint="a registry with plain HTTP must be named in insecure-registries, or by http:// in its hosts.toml",
         ) from error
     except aiohttp.ConnectionTimeoutError as error:
         raise RetryableError(f"{host} cannot be reached within {settings.connect_timeout_seconds:g} s") from error

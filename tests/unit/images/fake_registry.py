@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -29,13 +30,13 @@ class FakeRegistry:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def running(cls) -> AsyncIterator["FakeRegistry"]:
+    async def running(cls, tls: ssl.SSLContext | None = None) -> AsyncIterator["FakeRegistry"]:
         registry = cls()
         application = web.Application()
         application.router.add_route("*", "/{tail:.*}", registry._answer)
         runner = web.AppRunner(application, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
         registry.address = f"127.0.0.1:{runner.addresses[0][1]}"
         try:

@@ -109,7 +109,7 @@ async def test_tls_and_login(
 async def test_a_certificate_of_nobody_is_not_trusted_even_on_loopback(
     registry: Registry, guarded_registry: RunningRegistry
 ) -> None:
-    with pytest.raises(UserError, match=r"certificate of .* is not trusted.*ca_files"):
+    with pytest.raises(UserError, match=r"certificate of .* is not trusted.*ca-files"):
         await registry.fetch_manifest(parse_remote(f"{guarded_registry.address}/a:b"))
 
 

@@ -1,7 +1,8 @@
 """Which blob of an image is the Wasm module, and how to lay a module out as an image. Pure functions.
 
-Read here: the CNCF layout (tag-runtime, "Wasm OCI Artifact layout") and Krustlet's. Every other one of the formats
-that are in the wild gets an error that names what was found.
+Read here: every layout whose module is one blob: the CNCF one (tag-runtime, "Wasm OCI Artifact layout"), Krustlet's
+(which Kubewarden writes too), the Bytecode Alliance's component layer, and the type that solo.io and wasmCloud used.
+What is a file system, or an application of several parts, gets an error that names what was found.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ LINUX_IMAGE: Final = "LinuxImage"
 """The reason of errors about images that a Linux node could run: no pull will ever make them Wasm."""
 KRUSTLET_LAYER: Final = "application/vnd.wasm.content.layer.v1+wasm"
 KRUSTLET_CONFIG: Final = "application/vnd.wasm.config.v1+json"
+COMPONENT_LAYER: Final = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm"
+MODULE_LAYER: Final = "application/vnd.module.wasm.content.layer.v1+wasm"
+"""Of solo.io's wasm-image-spec, and of wasmCloud before it took the CNCF layout."""
+WASM_LAYERS: Final = (WASM_LAYER, KRUSTLET_LAYER, COMPONENT_LAYER, MODULE_LAYER)
 CNCF_CONFIGS: Final = (WASM_CONFIG, KRUSTLET_CONFIG)
 CONTAINER_CONFIGS: Final = (
     "application/vnd.oci.image.config.v1+json",
@@ -49,8 +54,7 @@ _FILE_SYSTEM_LAYERS: Final = (
 _WASM_SYSTEMS: Final = ("wasip2", "wasip1", "wasi")
 _WASM_ARCHITECTURES: Final = ("wasm", "wasm32")
 _READ: Final = (
-    f"wasmlet reads one layer {WASM_LAYER} with a config {WASM_CONFIG} or {KRUSTLET_CONFIG}, "
-    f"or one layer {KRUSTLET_LAYER}; `wasmlet push` writes the first"
+    f"wasmlet reads images of exactly one layer of the types {', '.join(WASM_LAYERS)}; `wasmlet push` writes the first"
 )
 
 Layout = Literal["cncf", "krustlet"]
@@ -116,15 +120,12 @@ def choose_module(manifest: Manifest, config: bytes) -> Choice:
     types = [layer.media_type for layer in manifest.layers]
     if types and all(_is_file_system(media_type) for media_type in types):
         raise _file_system_image(manifest, config)
-    krustlet = types == [KRUSTLET_LAYER]
-    cncf = types == [WASM_LAYER] and manifest.config.media_type in CNCF_CONFIGS
-    if not (krustlet or cncf):
-        count = sum(media_type in (WASM_LAYER, KRUSTLET_LAYER) for media_type in types)
-        if count > 1 and count == len(types):
-            raise UserError(f"the image holds {count} Wasm modules", hint="wasmlet runs images with one")
+    if len(types) != 1 or types[0] not in WASM_LAYERS:
+        if len(types) > 1 and all(media_type in WASM_LAYERS for media_type in types):
+            raise UserError(f"the image holds {len(types)} Wasm modules", hint="wasmlet runs images with one")
         found = f"config {shown(manifest.config.media_type)}, layers {shown_list(types)}"
         raise UserError(f"the image's layout is not known ({found})", hint=_READ)
-    if cncf:
+    if types == [WASM_LAYER] and manifest.config.media_type in CNCF_CONFIGS:
         _check_cncf_config(config)
     module = manifest.layers[0]
     return Choice(module, _module_name(module), ImageConfig())

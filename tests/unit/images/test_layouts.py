@@ -8,9 +8,11 @@ import pytest
 
 from wasmlet.base.errors import UserError
 from wasmlet.images.layouts import (
+    COMPONENT_LAYER,
     CONTAINER_CONFIGS,
     KRUSTLET_CONFIG,
     KRUSTLET_LAYER,
+    MODULE_LAYER,
     WASM_CONFIG,
     WASM_LAYER,
     Binary,
@@ -43,9 +45,15 @@ def manifest(config_type: str, *layers: Descriptor) -> Manifest:
         (WASM_CONFIG, WASM_LAYER, b"{}"),
         (KRUSTLET_CONFIG, KRUSTLET_LAYER, b"not even JSON"),
         (CONTAINER_CONFIGS[0], KRUSTLET_LAYER, b'{"architecture":"amd64"}'),
+        (CONTAINER_CONFIGS[0], WASM_LAYER, b'{"architecture":"wasm"}'),
+        (CONTAINER_CONFIGS[0], COMPONENT_LAYER, b'{"architecture":"wasm"}'),
+        (WASM_CONFIG, COMPONENT_LAYER, b"{}"),
+        ("application/vnd.module.wasm.config.v1+json", MODULE_LAYER, b"{}"),
+        ("application/vnd.io.wasm.module.config.v1+json", MODULE_LAYER, b"{}"),
+        ("application/vnd.wasmcloud.actor.archive.config", MODULE_LAYER, b"{}"),
     ],
 )
-def test_cncf_and_krustlet_are_read(config_type: str, layer_type: str, config: bytes) -> None:
+def test_layouts_of_one_module_are_read(config_type: str, layer_type: str, config: bytes) -> None:
     choice = choose_module(manifest(config_type, blob(layer_type)), config)
     assert choice.module.digest == MODULE
     assert choice.config == ImageConfig()
@@ -64,7 +72,6 @@ def test_the_layer_s_title_names_the_module(title: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("config_type", "layers", "named"),
     [
-        (CONTAINER_CONFIGS[0], [WASM_LAYER], [CONTAINER_CONFIGS[0], WASM_LAYER]),
         (WASM_CONFIG, ["application/vnd.example+x"], ["application/vnd.example+x"]),
         (WASM_CONFIG, [], ["layers none"]),
         (WASM_CONFIG, [WASM_LAYER, TAR], [WASM_LAYER, TAR]),

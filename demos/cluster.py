@@ -103,8 +103,9 @@ def walk(session: Session) -> int:
     session.show("kubectl", "get", "nodes", "-o", "wide")
     failed = 0
     for demo in sorted(path.parent for path in DEMOS.glob("*/pod.yaml")):
-        pod, image = prepare(session, demo)
-        session.show("wasmlet", "push", str(demo / f"{pod}.wasm"), image)
+        pod, images = prepare(session, demo)
+        for file, image in images.items():
+            session.show("wasmlet", "push", str(demo / file), image)
         session.show("kubectl", "apply", "-f", f"{demo.name}.yaml")
         printed = ask(session, demo, pod) if (demo / "request.txt").exists() else wait(session, pod)
         if printed != (demo / "expected.txt").read_text():
@@ -135,15 +136,20 @@ def ask(session: Session, demo: Path, pod: str) -> str:
     return body
 
 
-def prepare(session: Session, demo: Path) -> tuple[str, str]:
-    """Write the demo's manifest with an image of the registry; returns the pod's name and that image."""
+def prepare(session: Session, demo: Path) -> tuple[str, dict[str, str]]:
+    """Write the demo's manifest with images of the registry; returns the pod's name, and each image by its file.
+
+    The first image has the pod's name.
+    """
     manifest = (demo / "pod.yaml").read_text()
-    found = re.search(r"file:(\S+)\.wasm", manifest)
-    if found is None:
+    files = re.findall(r"file:(\S+\.wasm)", manifest)
+    if not files:
         raise DemoError(f"{demo / 'pod.yaml'} names no file: image")
-    image = f"{session.registry}/{found[1]}:1"
-    (session.folder / f"{demo.name}.yaml").write_text(manifest.replace(found[0], image))
-    return found[1], image
+    images = {file: f"{session.registry}/{Path(file).stem}:1" for file in files}
+    for file, image in images.items():
+        manifest = manifest.replace(f"file:{file}", image)
+    (session.folder / f"{demo.name}.yaml").write_text(manifest)
+    return Path(files[0]).stem, images
 
 
 # --- what the session runs against ------------------------------------------------------------------------------------

@@ -72,6 +72,13 @@ impl Budgets {
             .min(MOST_CONNECTIONS)
     }
 
+    /// How many of all descriptors guests may take by connecting and listening: what the connections above leave.
+    pub fn sockets(&self) -> usize {
+        usize::try_from(self.descriptor_limit / 25)
+            .unwrap_or(usize::MAX)
+            .clamp(1, MOST_CONNECTIONS)
+    }
+
     /// Counts what is in use. May take milliseconds.
     pub fn read(&self) -> io::Result<Reading> {
         let descriptors = fs::read_dir("/proc/self/fd")?.count() as u64;

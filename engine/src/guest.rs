@@ -8,6 +8,7 @@ use crate::outbox::Outbox;
 use crate::output::Output;
 use crate::protocol::{EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
+use crate::traffic::{Network, Outgoing, Shared};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
@@ -15,10 +16,7 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
-use wasmtime_wasi_http::{
-    Error as HttpError, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
-    WasiHttpView,
-};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Bounds what a guest's tables cost the host: 8 MiB, fifty times the largest table seen in a published module.
 const TABLE_ELEMENTS: usize = 1 << 20;
@@ -66,6 +64,7 @@ pub struct World {
     log: Arc<Log>,
     stdin: Option<Arc<Stdin>>,
     memory: Arc<Memory>,
+    network: Option<Arc<Network>>,
 }
 
 impl World {
@@ -74,9 +73,11 @@ impl World {
         spec: SandboxSpec,
         log: &Arc<Log>,
         stdin: Option<&Arc<Stdin>>,
+        shared: &Arc<Shared>,
     ) -> Result<Self, Error> {
         Ok(Self {
             files: open(&spec.mounts)?,
+            network: spec.network.map(|network| Network::new(network, shared)),
             args: spec.args,
             env: spec.env.into(),
             working_dir: spec.working_dir,
@@ -119,6 +120,7 @@ impl World {
         }
         let memory = Arc::clone(&self.memory);
         let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), memory);
+        guest.outgoing = Outgoing(self.network.clone());
         *guest.wasi.ctx().ctx.filesystem() = self.files.clone();
         guest
     }
@@ -162,7 +164,7 @@ impl Guest {
         Self {
             wasi: wasi.build_p1(),
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing,
+            outgoing: Outgoing(None),
             config: Config { env, made: None },
             memory: Share { memory, used: 0 },
         }
@@ -205,31 +207,6 @@ impl Guest {
         store
     }
 }
-
-/// Requests that a guest sends: none yet.
-struct Outgoing;
-
-impl WasiHttpHooks for Outgoing {
-    fn send_request(
-        &mut self,
-        _: hyper::Request<WasiBody>,
-        _: Option<RequestOptions>,
-        _: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-    ) -> Box<dyn Future<Output = Result<Sent, HttpError>> + Send> {
-        Box::new(std::future::ready(Err(HttpError::HttpRequestDenied)))
-    }
-
-    /// Twice this much of an answer waits in the engine for a slow client.
-    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
-        64 * 1024
-    }
-}
-
-/// A response, and what becomes of its connection.
-type Sent = (
-    hyper::Response<WasiBody>,
-    Box<dyn Future<Output = Result<(), HttpError>> + Send>,
-);
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {

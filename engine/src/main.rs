@@ -54,6 +54,7 @@ mod sync;
 mod terminal;
 mod time;
 mod trace;
+mod traffic;
 
 use lexopt::{Arg, ValueExt as _};
 use std::io::Write as _;

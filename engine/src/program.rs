@@ -4,6 +4,7 @@ use crate::command::Command;
 use crate::exit::ProcessExit;
 use crate::guest::Guest;
 use crate::protocol::Kind;
+use crate::traffic;
 use wasmtime::component::{self, Component};
 use wasmtime::{Engine, Linker, Module, Result, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -45,6 +46,7 @@ impl Linkers {
         p2::add_to_linker_async(&mut component)?;
         wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
         wasmtime_wasi_config::add_to_linker(&mut component, Guest::config)?;
+        traffic::add_to_linker(&mut component)?;
         Ok(Self { module, component })
     }
 

@@ -79,6 +79,9 @@ pub struct SandboxSpec {
     /// Where and how an http guest serves; needed by that kind and no other.
     #[serde(default)]
     pub http: Option<Http>,
+    /// The guest's way into the network; `None` is none.
+    #[serde(default)]
+    pub network: Option<Network>,
     /// argv, with `argv[0]`.
     pub args: Vec<String>,
     /// The guest's whole environment.
@@ -109,6 +112,23 @@ pub struct SandboxSpec {
     /// CPU time of all instances in thousandths of a core; `None` is no limit.
     #[serde(default)]
     pub cpu_quota_millicores: Option<u64>,
+}
+
+/// How a guest is in the network.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Network {
+    /// The pod's addresses, one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// The pod is in the machine's own network: its localhost is the machine's.
+    #[serde(default)]
+    pub host: bool,
+    /// The content of the pod's /etc/hosts.
+    #[serde(default)]
+    pub hosts: String,
+    /// The content of the pod's /etc/resolv.conf.
+    #[serde(default)]
+    pub resolv_conf: String,
 }
 
 /// Where and how an http guest serves.

@@ -16,6 +16,7 @@ use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
 use crate::sandbox::{Meters, Moment, Sandbox, Stop};
 use crate::sync::lock;
 use crate::time::Timestamp;
+use crate::traffic::Shared;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -54,6 +55,8 @@ pub struct Parts {
     pub guests: Threads,
     /// Bounds the connections of those that serve.
     pub connections: Connections,
+    /// What guests' ways into the network share.
+    pub traffic: Arc<Shared>,
     /// Blocks for the engine's own sake, on threads that no guest's file operations can take.
     pub opener: Handle,
     /// This start of the engine.
@@ -278,7 +281,12 @@ impl Registry {
                 requests: Arc::default(),
             };
             sandbox.set_meters(meters.clone());
-            let world = Arc::new(World::new(spec, &log, sandbox.stdin.as_ref())?);
+            let world = Arc::new(World::new(
+                spec,
+                &log,
+                sandbox.stdin.as_ref(),
+                &registry.parts.traffic,
+            )?);
             Ok(Prepared {
                 program,
                 world,

@@ -11,6 +11,7 @@ use crate::meter::Threads;
 use crate::registry::{Parts, Registry};
 use crate::settings;
 use crate::time::Timestamp;
+use crate::traffic::Shared;
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -132,6 +133,7 @@ fn build(budgets: Budgets, guests: Threads, opener: Handle) -> Result<Arc<Contro
         disk: Disk::start().context("cannot start the disk thread")?,
         artifacts: Arc::new(Artifacts::new(Arc::clone(&guests.epoch))),
         connections: Connections::new(budgets.connections()),
+        traffic: Shared::new(budgets.sockets(), guests.fast.clone()),
         events: Arc::new(Events::new(Arc::clone(&incarnation))),
         budgets,
         guests,

@@ -11,19 +11,17 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wasmlet.base import beneath, clock, quantity
 from wasmlet.base.errors import Fault, GuestError, NotFoundError, WasmletError
-from wasmlet.base.files import read_if_present
 from wasmlet.images import library
 from wasmlet.images.credentials import Credential, parse_docker_config, parse_legacy_docker_config
 from wasmlet.images.layouts import LINUX_IMAGE
 from wasmlet.images.library import Image
 from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
-from wasmlet.pods import demands, environment, facts, hosts, plan, restarts, serving
+from wasmlet.pods import demands, environment, facts, hosts, network, plan, restarts, serving
 from wasmlet.pods.accounts import Progress
 from wasmlet.pods.facts import Attempt, Directory, Failure
 from wasmlet.pods.handlers import ISOLATED
@@ -44,7 +42,6 @@ logger = logging.getLogger(__name__)
 ENGINE_TRIES = 4
 """How many engines are asked before a start counts as failed; each refusal opens a new one."""
 
-RESOLV_CONF = Path("/etc/resolv.conf")
 KEPT_ATTEMPTS = 2
 
 _SHOWN = {
@@ -282,14 +279,11 @@ class Starter:
     def _own_files(self) -> dict[str, RootFile]:
         """/etc/hosts, /etc/hostname and /etc/resolv.conf (contract 6.2)."""
         pod = self._worker.bundle.pod
-        names = hosts.pod_names(pod, cluster_domain="")
-        node_file = (read_if_present(RESOLV_CONF) or b"").decode(errors="replace")
-        resolved = hosts.resolv_conf(pod, cluster_dns=(), cluster_domain="", node_file=node_file)
-        hosts_text = hosts.hosts_file(names, self._worker.facts.pod_ips, pod.spec.host_aliases)
+        names, way = hosts.pod_names(pod, cluster_domain=""), network.way(pod, self._worker.facts.pod_ips)
         return {
-            "/etc/hosts": RootFile(hosts_text.encode()),
+            "/etc/hosts": RootFile(way.hosts.encode()),
             "/etc/hostname": RootFile(f"{names.hostname}\n".encode()),
-            "/etc/resolv.conf": RootFile(resolved.content.encode()),
+            "/etc/resolv.conf": RootFile(way.resolv_conf.encode()),
         }
 
     # --- the attempt --------------------------------------------------------------------------------------------------
@@ -380,6 +374,7 @@ class Starter:
             artifact=program.artifact,
             kind=program.kind,
             http=http,
+            network=network.way(pod, self._worker.facts.pod_ips),
             args=prepared.args,
             env=prepared.env,
             working_dir=prepared.working_dir,

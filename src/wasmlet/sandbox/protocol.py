@@ -90,6 +90,18 @@ class Http(Document, frozen=True, kw_only=True):
     lame_duck_seconds: float = 1.0
 
 
+class Network(Document, frozen=True, kw_only=True):
+    """How a guest is in the network; with `host` its localhost is the machine's.
+
+    `hosts` and `resolv_conf` are the contents of the pod's two files, by which the engine looks names up.
+    """
+
+    addresses: list[str]
+    host: bool = False
+    hosts: str = ""
+    resolv_conf: str = ""
+
+
 class SandboxSpec(Document, frozen=True, kw_only=True):
     """All an engine needs to start one container."""
 
@@ -101,6 +113,7 @@ class SandboxSpec(Document, frozen=True, kw_only=True):
     artifact: Artifact
     kind: str = "command"
     http: Http | None = None
+    network: Network | None = None
     args: list[str]
     env: list[EnvVar] = []
     working_dir: str = "/"

@@ -1,0 +1,68 @@
+//! What guests do in the network: requests that they send, names that they look up.
+//!
+//! - `policy`: where a guest may go, and as whom; `names`: by the pod's hosts file and resolv.conf
+//! - `connect`: from a name to a connection; `tls`: whom to trust; `pool`: connections kept for the next request
+//! - `outgoing`: requests of `wasi:http`; `room`: how much of all that there may be
+//! - `imports`: functions of WASI that are not wasmtime's own
+
+mod connect;
+mod imports;
+mod names;
+mod outgoing;
+mod policy;
+mod pool;
+mod room;
+mod tls;
+
+pub use imports::add_to_linker;
+pub use outgoing::Outgoing;
+
+use crate::protocol;
+use crate::traffic::names::Names;
+use crate::traffic::policy::Policy;
+use crate::traffic::pool::Pool;
+use crate::traffic::room::Room;
+use crate::traffic::tls::Trust;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// What all containers of an engine share.
+pub struct Shared {
+    trust: Trust,
+    room: Arc<Semaphore>,
+    threads: Handle,
+}
+
+impl Shared {
+    /// At most so many sockets of guests, which `threads` wait for.
+    pub fn new(most: usize, threads: Handle) -> Arc<Self> {
+        Arc::new(Self {
+            trust: Trust::default(),
+            room: Arc::new(Semaphore::new(most)),
+            threads,
+        })
+    }
+}
+
+/// One container's network.
+pub struct Network {
+    policy: Policy,
+    names: Names,
+    pool: Pool,
+    room: Room,
+    shared: Arc<Shared>,
+}
+
+impl Network {
+    /// As the spec says.
+    pub fn new(spec: protocol::Network, shared: &Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            policy: Policy::new(spec.addresses, spec.host),
+            names: Names::new(spec.hosts, spec.resolv_conf),
+            pool: Pool::default(),
+            room: Room::new(&shared.room),
+            shared: Arc::clone(shared),
+        })
+    }
+}

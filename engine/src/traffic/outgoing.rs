@@ -1,0 +1,290 @@
+//! Requests that a guest sends by `wasi:http`.
+
+use crate::meter::Owned;
+use crate::traffic::Network;
+use crate::traffic::connect::{self, Target};
+use crate::traffic::pool::{self, Connection};
+use bytes::Bytes;
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, Uri};
+use hyper_util::rt::TokioIo;
+use std::error::Error as _;
+use std::future::ready;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, timeout, timeout_at};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+/// Until a connection is there, names and TLS included, for a guest that says nothing.
+const CONNECT: Duration = Duration::from_secs(30);
+
+/// Until an answer begins, and between two parts of it: as wasmtime has it.
+const ANSWER: Duration = Duration::from_secs(600);
+
+/// What an answer's head may have in bytes, and what waits in the engine of a body that its guest does not read.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// A response, and what becomes of its connection.
+type Sent = (
+    Response<WasiBody>,
+    Box<dyn Future<Output = Result<(), Error>> + Send>,
+);
+
+/// A guest's way out; without a network there is none.
+pub struct Outgoing(pub Option<Arc<Network>>);
+
+impl WasiHttpHooks for Outgoing {
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
+        let Some(network) = self.0.clone() else {
+            return Box::new(ready(Err(Error::HttpRequestDenied)));
+        };
+        let times = Times::from(options.unwrap_or_default());
+        Box::new(async move {
+            let response = send(network, request, times).await?;
+            // Its connection has an owner already.
+            let over: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(ready(Ok(())));
+            Ok((response, over))
+        })
+    }
+
+    /// Twice this much of an answer waits in the engine for a slow client.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        64 * 1024
+    }
+}
+
+struct Times {
+    connect: Duration,
+    first_byte: Duration,
+    between_bytes: Duration,
+}
+
+impl From<RequestOptions> for Times {
+    fn from(options: RequestOptions) -> Self {
+        Self {
+            connect: options.connect_timeout.unwrap_or(CONNECT),
+            first_byte: options.first_byte_timeout.unwrap_or(ANSWER),
+            between_bytes: options.between_bytes_timeout.unwrap_or(ANSWER),
+        }
+    }
+}
+
+async fn send(
+    network: Arc<Network>,
+    request: Request<WasiBody>,
+    times: Times,
+) -> Result<Response<WasiBody>, Error> {
+    // A tunnel would carry what the policy does not see.
+    if request.method() == Method::CONNECT {
+        return Err(Error::HttpRequestMethodInvalid);
+    }
+    let target = Target::of(request.uri())?;
+    let mut request = in_origin_form(request)?;
+    loop {
+        let kept = network.pool.take(&target);
+        let is_kept = kept.is_some();
+        let mut connection = match kept {
+            Some(kept) => kept,
+            None => new(&network, &target, times.connect).await?,
+        };
+        let asked = timeout(
+            times.first_byte,
+            connection.sender.try_send_request(request),
+        );
+        match asked.await.map_err(|_| Error::ConnectionReadTimeout)? {
+            Ok(response) => {
+                return Ok(response.map(|body| {
+                    Answer::new(body, network, connection, times.between_bytes).boxed_unsync()
+                }));
+            }
+            Err(mut error) => match error.take_message() {
+                // Its server had closed it; nothing was sent.
+                Some(unsent) if is_kept => request = unsent,
+                _ => return Err(failure(error.into_error(), Error::ConnectionTerminated)),
+            },
+        }
+    }
+}
+
+/// Without scheme and authority, which only a proxy is told.
+fn in_origin_form(mut request: Request<WasiBody>) -> Result<Request<WasiBody>, Error> {
+    let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
+    let path = match path.strip_prefix('?') {
+        Some(query) => format!("/?{query}"),
+        None if path.is_empty() => "/".to_owned(),
+        None => path.to_owned(),
+    };
+    *request.uri_mut() = Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)?;
+    Ok(request)
+}
+
+/// A new connection, in the place of one that waits if there is no other.
+async fn new(
+    network: &Arc<Network>,
+    target: &Target,
+    limit: Duration,
+) -> Result<Connection, Error> {
+    let deadline = Instant::now() + limit.min(ANSWER);
+    let mut place = network.room.try_take();
+    if place.is_none() && network.pool.drop_oldest() {
+        place = network.room.try_take();
+    }
+    if place.is_none() {
+        let waited = timeout_at(deadline, network.room.take()).await;
+        place = waited.map_err(|_| Error::ConnectionLimitReached)?;
+    }
+    let place = place.ok_or(Error::ConnectionLimitReached)?;
+    let (its, to) = (Arc::clone(network), target.clone());
+    let steps = connect::on_threads(network, async move {
+        let stream = connect::tcp(&its, &to).await?;
+        if to.is_secure {
+            shake_hands(connect::tls(&its, &to, stream).await?).await
+        } else {
+            shake_hands(stream).await
+        }
+    });
+    let steps = timeout_at(deadline, steps).await;
+    let (sender, task) = steps.map_err(|_| Error::ConnectionTimeout)??;
+    Ok(Connection {
+        sender,
+        target: target.clone(),
+        _task: task,
+        _place: place,
+    })
+}
+
+/// HTTP/1.1 on a connection, moved by a task of the present threads.
+async fn shake_hands(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<(http1::SendRequest<WasiBody>, Owned<()>), Error> {
+    let (sender, connection) = http1::Builder::new()
+        .max_buf_size(BUFFER_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| failure(error, Error::ConnectionTerminated))?;
+    // What goes wrong is told to whoever sends or reads.
+    let task = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok((sender, Owned::new(task)))
+}
+
+/// What hyper says, in the words of `wasi:http`.
+fn failure(error: hyper::Error, broken_off: Error) -> Error {
+    if error.is_parse_too_large() {
+        return Error::HttpResponseHeaderSectionSize(None);
+    }
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return broken_off;
+    }
+    if error.is_timeout() {
+        return Error::HttpResponseTimeout;
+    }
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if cause.is::<std::io::Error>() {
+            return broken_off;
+        }
+        // The guest's own body.
+        if let Some(cause) = cause.downcast_ref::<Error>() {
+            return match cause {
+                Error::HttpRequestBodySize(size) => Error::HttpRequestBodySize(*size),
+                cause => Error::InternalError(Some(cause.to_string())),
+            };
+        }
+        source = cause.source();
+    }
+    Error::HttpProtocolError
+}
+
+/// An answer's body; its connection waits for another request when all of it is there, and ends when it is not read.
+struct Answer {
+    body: Incoming,
+    network: Arc<Network>,
+    connection: Option<Connection>,
+    between_bytes: Duration,
+    /// Runs while the next part is waited for.
+    late: Option<Pin<Box<Sleep>>>,
+}
+
+impl Answer {
+    fn new(
+        body: Incoming,
+        network: Arc<Network>,
+        connection: Connection,
+        between_bytes: Duration,
+    ) -> Self {
+        let mut this = Self {
+            body,
+            network,
+            connection: Some(connection),
+            between_bytes,
+            late: None,
+        };
+        this.look_for_the_end();
+        this
+    }
+
+    fn look_for_the_end(&mut self) {
+        if self.body.is_end_stream()
+            && let Some(connection) = self.connection.take()
+        {
+            pool::give_back(&self.network, connection);
+        }
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.body).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.late = None;
+                this.look_for_the_end();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.connection = None;
+                let error = failure(error, Error::HttpResponseIncomplete);
+                Poll::Ready(Some(Err(error)))
+            }
+            Poll::Ready(None) => {
+                if let Some(connection) = this.connection.take() {
+                    pool::give_back(&this.network, connection);
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let limit = this.between_bytes.min(ANSWER);
+                let late = (this.late).get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+                std::task::ready!(late.as_mut().poll(context));
+                this.connection = None;
+                Poll::Ready(Some(Err(Error::ConnectionReadTimeout)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,340 @@
+//! Whom guests talk to: servers of one thread each, a name server, and pods in an engine.
+#![allow(dead_code)]
+
+use super::{Engine, Program};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+pub const GUEST: &[u8] = include_bytes!("../../../tests/traffic-guest/traffic-guest.wasm");
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An address among those of pods without a cluster, nobody else's.
+pub fn pod_address() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let block = 128 + std::process::id() % 128;
+    format!("127.88.{block}.{count}")
+}
+
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A pod whose guest does what it is asked by HTTP.
+pub struct Pod {
+    pub address: String,
+}
+
+impl Pod {
+    /// One of `engine`'s, with these parts of its network changed.
+    pub fn start(engine: &Engine, program: &Program, network: Value) -> Self {
+        let address = pod_address();
+        let mut spec = engine.spec(&address.replace('.', "-"), program);
+        spec["kind"] = json!("http");
+        spec["http"] = json!({"addresses": [address], "ports": [8080]});
+        spec["network"] = json!({"addresses": [address], "hosts": "127.0.0.1 localhost\n"});
+        for (name, value) in network.as_object().expect("object") {
+            spec["network"][name] = value.clone();
+        }
+        if network.get("none").is_some() {
+            spec["network"] = Value::Null;
+        }
+        let answer = engine.put(&address.replace('.', "-"), &spec);
+        assert_eq!(answer.status, 201, "{answer:?}");
+        Self { address }
+    }
+
+    /// Asks the guest; its answer is read line by line.
+    pub fn ask(&self, path: &str) -> Lines {
+        self.post(path, b"")
+    }
+
+    pub fn post(&self, path: &str, body: &[u8]) -> Lines {
+        let mut stream = TcpStream::connect((self.address.as_str(), 8080)).expect("connect");
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        write!(
+            stream,
+            "POST {path} HTTP/1.0\r\nHost: guest\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .expect("send");
+        let mut sender = stream.try_clone().expect("clone");
+        let body = body.to_owned();
+        std::thread::spawn(move || sender.write_all(&body));
+        let mut lines = Lines(BufReader::new(stream));
+        while !lines.next().is_empty() {}
+        lines
+    }
+
+    /// Everything that the guest answers, without the last newline.
+    pub fn text(&self, path: &str) -> String {
+        self.ask(path).rest().trim_end().to_owned()
+    }
+
+    /// The error that a request of the guest ends with.
+    pub fn fetch_error(&self, url: &str) -> String {
+        let text = self.text(&format!("/fetch?GET,{url}"));
+        let error = text.split_once("error: ErrorCode::");
+        error.map_or(text.clone(), |(_, error)| error.to_owned())
+    }
+}
+
+pub struct Lines(pub BufReader<TcpStream>);
+
+impl Lines {
+    /// The next line without its end; empty at the end.
+    pub fn next(&mut self) -> String {
+        let mut line = String::new();
+        self.0.read_line(&mut line).expect("line");
+        line.trim_end().to_owned()
+    }
+
+    pub fn rest(&mut self) -> String {
+        let mut text = String::new();
+        self.0.read_to_string(&mut text).expect("text");
+        text
+    }
+}
+
+/// A server that does the same with each connection, and counts them.
+pub struct Peer {
+    pub address: SocketAddr,
+    pub connections: Arc<AtomicUsize>,
+    pub clients: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Peer {
+    pub fn start(on: &str, serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((on, 0)).expect("bind");
+        let address = listener.local_addr().expect("address");
+        let (connections, clients) = (
+            Arc::<AtomicUsize>::default(),
+            Arc::<Mutex<Vec<_>>>::default(),
+        );
+        let (count, seen, serve) = (
+            Arc::clone(&connections),
+            Arc::clone(&clients),
+            Arc::new(serve),
+        );
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.expect("accept");
+                count.fetch_add(1, Ordering::SeqCst);
+                seen.lock()
+                    .expect("lock")
+                    .push(stream.peer_addr().expect("peer"));
+                let serve = Arc::clone(&serve);
+                std::thread::spawn(move || serve(stream));
+            }
+        });
+        Self {
+            address,
+            connections,
+            clients,
+        }
+    }
+
+    /// Answers each request of a connection with its method, target, host and body.
+    pub fn http(on: &str) -> Self {
+        Self::start(on, |stream| while answer(&stream, &stream).is_some() {})
+    }
+
+    /// Answers with these bytes whatever is asked, then closes.
+    pub fn says(on: &str, bytes: &'static [u8]) -> Self {
+        Self::start(on, move |mut stream| {
+            read_head(&mut BufReader::new(&stream));
+            let _ = stream.write_all(bytes);
+        })
+    }
+
+    /// The same as [`Peer::http`] by TLS, with this certificate of `tests/tls`.
+    pub fn https(on: &str, certificate: &str) -> Self {
+        let file = |end: &str| tls(&format!("{certificate}.{end}"));
+        let certificates = vec![CertificateDer::from_pem_file(file("pem")).expect("certificate")];
+        let key = PrivateKeyDer::from_pem_file(file("key")).expect("key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(certificates, key)
+            .expect("config");
+        let config = Arc::new(config);
+        Self::start(on, move |stream| {
+            let server = rustls::ServerConnection::new(Arc::clone(&config)).expect("server");
+            let mut stream = rustls::StreamOwned::new(server, stream);
+            let mut reply = Vec::new();
+            {
+                let mut both = BufReader::new(&mut stream);
+                let Some(text) = request(&mut both) else {
+                    return;
+                };
+                reply.extend_from_slice(&response(&text));
+            }
+            let _ = stream.write_all(&reply);
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        })
+    }
+
+    pub fn count(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+pub fn tls(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/tls")
+        .join(name)
+}
+
+fn answer(reader: impl Read, mut writer: impl Write) -> Option<()> {
+    let text = request(&mut BufReader::new(reader))?;
+    writer.write_all(&response(&text)).ok()
+}
+
+fn response(text: &str) -> Vec<u8> {
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}",
+        text.len()
+    )
+    .into_bytes()
+}
+
+pub fn read_head(reader: &mut impl std::io::BufRead) -> Option<String> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    Some(head)
+}
+
+fn request(reader: &mut impl std::io::BufRead) -> Option<String> {
+    let head = read_head(reader)?;
+    let lower = head.to_lowercase();
+    let field = |name: &str| {
+        let line = lower
+            .lines()
+            .find(|it| it.starts_with(&format!("{name}: ")))?;
+        Some(line.split_once(": ")?.1.to_owned())
+    };
+    let mut body = Vec::new();
+    if field("transfer-encoding").is_some() {
+        loop {
+            let mut size = String::new();
+            reader.read_line(&mut size).ok()?;
+            let size = usize::from_str_radix(size.trim(), 16).ok()?;
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).ok()?;
+            if size == 0 {
+                break;
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
+    }
+    let first = head.lines().next()?.to_owned();
+    let host = field("host").unwrap_or_default();
+    Some(format!(
+        "{first}\n{host}\n{}",
+        String::from_utf8_lossy(&body)
+    ))
+}
+
+/// A name server: knows IPv4 addresses of names, answers NXDOMAIN for others, and nothing at all for `silent.test`.
+pub struct NameServer {
+    pub address: SocketAddr,
+    pub asked: Arc<Mutex<Vec<String>>>,
+    pub names: Arc<Mutex<HashMap<String, Vec<Ipv4Addr>>>>,
+}
+
+impl NameServer {
+    pub fn start(names: &[(&str, &[&str])]) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let address = socket.local_addr().expect("address");
+        let names = names.iter().map(|(name, addresses)| {
+            let addresses = addresses.iter().map(|it| it.parse().expect("address"));
+            ((*name).to_owned(), addresses.collect())
+        });
+        let names: Arc<Mutex<HashMap<_, _>>> = Arc::new(Mutex::new(names.collect()));
+        let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (known, seen) = (Arc::clone(&names), Arc::clone(&asked));
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1500];
+            while let Ok((length, client)) = socket.recv_from(&mut buffer) {
+                let (name, is_a, question) = question(&buffer[..length]);
+                seen.lock().expect("lock").push(name.clone());
+                if name == "silent.test" {
+                    continue;
+                }
+                let found = known.lock().expect("lock").get(&name).cloned();
+                let reply = reply(&buffer[..2], question, found.as_deref(), is_a);
+                let _ = socket.send_to(&reply, client);
+            }
+        });
+        Self {
+            address,
+            asked,
+            names,
+        }
+    }
+
+    /// A resolv.conf of this server.
+    pub fn resolv_conf(&self) -> String {
+        format!(
+            "nameserver [{}]:{}\n",
+            self.address.ip(),
+            self.address.port()
+        )
+    }
+}
+
+/// The name, whether it asks for IPv4, and the question's bytes.
+fn question(message: &[u8]) -> (String, bool, &[u8]) {
+    let (mut at, mut labels) = (12, Vec::new());
+    while message[at] != 0 {
+        let length = usize::from(message[at]);
+        labels.push(String::from_utf8_lossy(&message[at + 1..=at + length]).to_lowercase());
+        at += length + 1;
+    }
+    let is_a = message[at + 2] == 1;
+    (labels.join("."), is_a, &message[12..at + 5])
+}
+
+fn reply(id: &[u8], question: &[u8], found: Option<&[Ipv4Addr]>, is_a: bool) -> Vec<u8> {
+    let code = if found.is_some() { 0 } else { 3 };
+    let addresses = if is_a { found.unwrap_or_default() } else { &[] };
+    let mut bytes = id.to_vec();
+    bytes.extend_from_slice(&[
+        0x81,
+        0x80 | code,
+        0,
+        1,
+        0,
+        addresses.len() as u8,
+        0,
+        0,
+        0,
+        0,
+    ]);
+    bytes.extend_from_slice(question);
+    for address in addresses {
+        // The question's name, A, IN, one second, four bytes.
+        bytes.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+        bytes.extend_from_slice(&address.octets());
+    }
+    bytes
+}

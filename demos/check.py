@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = "SOURCE.sha256"
-NOT_SOURCE = {RECORD, "README.md", "pod.yaml", "expected.txt", "request.txt"}
+NOT_SOURCE = {RECORD, "README.md", "pod.yaml", "refused.yaml", "expected.txt", "ends.txt", "request.txt"}
 
 
 def main() -> int:

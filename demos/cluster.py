@@ -107,12 +107,28 @@ def walk(session: Session) -> int:
         for file, image in images.items():
             session.show("wasmlet", "push", str(demo / file), image)
         session.show("kubectl", "apply", "-f", f"{demo.name}.yaml")
-        printed = ask(session, demo, pod) if (demo / "request.txt").exists() else wait(session, pod)
-        if printed != (demo / "expected.txt").read_text():
-            print(f"demo {demo.name}: not what expected.txt says")
+        wanted = demo / ("ends.txt" if (demo / "ends.txt").exists() else "expected.txt")
+        if look(session, demo, pod) != wanted.read_text():
+            print(f"demo {demo.name}: not what {wanted.name} says")
             failed = 1
         session.show("kubectl", "delete", "-f", f"{demo.name}.yaml")
     return failed
+
+
+def look(session: Session, demo: Path, pod: str) -> str:
+    """What a demo printed, answered or ended as."""
+    if (demo / "request.txt").exists():
+        return ask(session, demo, pod)
+    return ended(session, pod) if (demo / "ends.txt").exists() else wait(session, pod)
+
+
+def ended(session: Session, pod: str) -> str:
+    """A line for each container of a pod that breaks on purpose: its name, exit code and reason."""
+    session.show("kubectl", "wait", "--for=jsonpath={.status.phase}=Failed", f"pod/{pod}", "--timeout=50s")
+    session.show("kubectl", "get", "pod", pod)
+    each = "{.name} {.state.terminated.exitCode} {.state.terminated.reason}"
+    template = "{range .status.containerStatuses[*]}" + each + '{"\\n"}{end}'
+    return session.show("kubectl", "get", "pod", pod, f"--output=jsonpath={template}")
 
 
 def wait(session: Session, pod: str) -> str:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Wasmlet
 from tests.support.guests import DEMOS
+from tests.support.waiting import eventually_now
 
-MANIFESTS = sorted(path for path in DEMOS.glob("*/pod.yaml") if not (path.parent / "request.txt").exists())
+MANIFESTS = sorted(path.parent / "pod.yaml" for path in DEMOS.glob("hello-world-*/expected.txt"))
 SERVERS = sorted(DEMOS.glob("*/request.txt"))
 
 
@@ -60,3 +63,31 @@ def test_one_pipe_for_both_streams_keeps_their_order(wasmlet: Wasmlet) -> None:
         assert failing.wait(timeout=50) == 1, "the runner tells a demo that fails"
     result = wasmlet("run", demo / "pod.yaml")
     assert result.stdout.decode().startswith("hello from stdout!\n")
+
+
+def test_broken_programs_end_as_they_should(wasmlet: Wasmlet) -> None:
+    demo = DEMOS / "breaks-on-purpose"
+    pod = wasmlet("run", "--detach", demo / "pod.yaml").stdout.decode().strip()
+
+    def status() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(wasmlet("inspect", pod).stdout)["pod"]["status"]
+        return found
+
+    eventually_now(lambda: status()["phase"] == "Failed", "the end of all", seconds=50)
+    ends = {each["name"]: each["state"]["terminated"] for each in status()["containerStatuses"]}
+    shown = [f"{name} {end['exitCode']} {end['reason']}" for name, end in ends.items()]
+    assert shown == (demo / "ends.txt").read_text().splitlines()
+    cause, *backtrace = ends["traps"]["message"].splitlines()
+    assert cause == "wasm trap: integer divide by zero"
+    assert [line.rpartition("!")[2] for line in backtrace][:3] == ["divide", "share_out", "main"]
+    assert ends["takes-memory"]["message"].startswith("out of memory: it asked for ")
+    assert "its limit is 33554432" in ends["takes-memory"]["message"]
+    assert "DeadlineExceeded" in wasmlet("ps").stdout.decode()
+    wasmlet("rm", pod)
+
+
+def test_what_cannot_run_is_refused(wasmlet: Wasmlet) -> None:
+    with wasmlet.start("run", DEMOS / "breaks-on-purpose" / "refused.yaml") as process:
+        output, error = process.communicate(timeout=50)
+    assert (process.returncode, output) == (126, b"")
+    assert b"the module imports linux.fork, which no host of this engine provides" in error

@@ -7,6 +7,7 @@ afterwards, also after Ctrl-C.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import ctypes
 import json
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -241,12 +243,18 @@ def running_registry(directory: Path) -> Iterator[str]:
         "http": {"addr": "127.0.0.1:0"},
     }
     (directory / "config.yml").write_text(json.dumps(configuration))  # JSON is YAML
-    # Its log comes by the pipe, and is small.
+    # Its log comes by the pipe: the address first, and then somebody has to read on, or it would wait for that.
     with started([program, "serve", str(directory / "config.yml")], stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if found := re.search(rb"listening on (127\.0\.0\.1:\d+)", line):
-                yield found[1].decode()
+                reader = threading.Thread(target=collections.deque, args=(process.stdout, 0))
+                reader.start()
+                try:
+                    yield found[1].decode()
+                finally:
+                    process.terminate()
+                    reader.join()
                 return
         raise DemoError("docker-registry did not start")
 

@@ -139,12 +139,21 @@ class Namespace:
         outer = _succeeds("ip", "link", "show", "dev", self.device)
         if outer and _succeeds("ip", "-n", self.name, "link", "show", "dev", "eth0"):
             return
-        if outer:
-            _run("ip", "link", "delete", "dev", self.device)
+        self._delete_device()
         _run(
             "ip", "link", "add", self.device, "address", OUTER_MAC, "type", "veth",
             "peer", "name", "eth0", "address", INNER_MAC, "netns", self.name,
         )  # fmt: skip
+
+    def _delete_device(self) -> None:
+        """No matter who is first: a namespace that has just gone takes its devices with it a moment later."""
+        shown = ("ip", "link", "show", "dev", self.device)
+        if _succeeds(*shown):
+            try:
+                _run("ip", "link", "delete", "dev", self.device)
+            except RetryableError:
+                if _succeeds(*shown):
+                    raise
 
     def _drop_routes(self, carried: Sequence[str]) -> None:
         """Routes of ours to ranges that are no longer carried; the others are left in place."""
@@ -188,8 +197,7 @@ class Namespace:
             return False
         _require_rights()
         _run("nft", "-f", "-", text=f"table inet {self.name}\ndelete table inet {self.name}\n")
-        if _succeeds("ip", "link", "show", "dev", self.device):
-            _run("ip", "link", "delete", "dev", self.device)
+        self._delete_device()
         if self.path.exists():
             _run("ip", "netns", "delete", self.name)
         (self._state / RECORD_NAME).unlink()

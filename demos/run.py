@@ -6,6 +6,7 @@ the exit code and the reason of each container are compared instead: it breaks o
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 DEMOS = Path(__file__).parent
 END_SECONDS = 60.0
+SERVED = ":8080/"  # by the container that is asked
 
 
 def main(wasmlet: str) -> int:
@@ -40,7 +42,10 @@ def run(wasmlet: str, manifest: Path) -> str:
     request = manifest.parent / "request.txt"
     if (manifest.parent / "ends.txt").exists():
         return ended(wasmlet, command)
-    status, output = asked(command, request.read_text().strip()) if request.exists() else printed(command)
+    if request.exists():
+        status, output = asked(command, request.read_text().strip(), manifest.read_text().count("containerPort:"))
+    else:
+        status, output = printed(command)
     return output if status == 0 else f"{output}exit status {status}\n"
 
 
@@ -67,11 +72,12 @@ def printed(command: list[str]) -> tuple[int, str]:
     return result.returncode, result.stdout
 
 
-def asked(command: list[str], path: str) -> tuple[int, str]:
-    """Exit status and answer of a demo that serves; it is interrupted afterwards."""
+def asked(command: list[str], path: str, ports: int) -> tuple[int, str]:
+    """Exit status and answer of a demo that serves, asked when all its ports are open; it is interrupted afterwards."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        address = next((line.strip() for line in process.stderr if line.startswith("http://")), "")
+        lines = (line.strip() for line in process.stderr if line.startswith("http://"))
+        address = next((each for each in list(itertools.islice(lines, ports)) if each.endswith(SERVED)), "")
         answer = ""
         try:
             if address:

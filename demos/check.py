@@ -1,8 +1,8 @@
 """Tells when the source and the binary of a demo or a test guest have parted ways.
 
-A folder with binaries has a SOURCE.sha256, written by what built them: one line for every source, build script (also one
-outside, that several share) and binary. This check ends with 1 and names each file that is not as it was then, or was
-not there.
+A folder with binaries has a SOURCE.sha256, written by what built them: one line for every source, build script (also
+one outside, that several share) and binary. This check ends with 1 and names each file that is not as it was then, or
+was not there.
 """
 
 import hashlib

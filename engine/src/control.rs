@@ -256,13 +256,9 @@ impl Control {
         let spec: ExecSpec = read(request).await?;
         check_exec(&spec)?;
         let session = exec::Session::start(&self.registry, id, spec).await?;
-        tokio::spawn(async move {
-            if let Some((client, early)) = upgraded(upgrade).await {
-                session.converse(client, early).await;
-            }
-            drop(permit);
-        });
-        Ok(switching(EXEC_PROTOCOL))
+        Ok(converse(upgrade, permit, move |client, early| {
+            session.converse(client, early)
+        }))
     }
 
     async fn open_attach(
@@ -275,13 +271,9 @@ impl Control {
         let upgrade = hyper::upgrade::on(&mut request);
         let spec: AttachSpec = read(request).await?;
         let session = attach::Session::start(&self.registry, id, &spec)?;
-        tokio::spawn(async move {
-            if let Some((client, early)) = upgraded(upgrade).await {
-                session.converse(client, early).await;
-            }
-            drop(permit);
-        });
-        Ok(switching(EXEC_PROTOCOL))
+        Ok(converse(upgrade, permit, move |client, early| {
+            session.converse(client, early)
+        }))
     }
 
     fn watch_events(&self, query: &str) -> Result<Response<Body>, Refusal> {
@@ -399,6 +391,24 @@ fn check_upgrade(request: &Request<Incoming>, protocol: &str) -> Result<(), Erro
     Err(bad_request(format!(
         "{path} needs the header Upgrade: {protocol}"
     )))
+}
+
+/// The answer to an exec or an attach; what comes on the connection afterwards is the session's, which holds `permit`.
+fn converse<F>(
+    upgrade: OnUpgrade,
+    permit: Arc<OwnedSemaphorePermit>,
+    session: impl FnOnce(UnixStream, BytesMut) -> F + Send + 'static,
+) -> Response<Body>
+where
+    F: Future<Output = ()> + Send,
+{
+    tokio::spawn(async move {
+        if let Some((client, early)) = upgraded(upgrade).await {
+            session(client, early).await;
+        }
+        drop(permit);
+    });
+    switching(EXEC_PROTOCOL)
 }
 
 /// The client of an upgraded connection, and what it sent early; `None` when it has left.

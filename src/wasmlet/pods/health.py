@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from wasmlet.pods import exec as exec_
 from wasmlet.pods.facts import Unhealthy
-from wasmlet.pods.hooks import HookKey, Hooks, Outcome
+from wasmlet.pods.hooks import HookKey, Hooks, Outcome, wanted
 from wasmlet.pods.probes import Key, Prober, Result
 from wasmlet.pods.rooms import Rooms
 
@@ -71,9 +71,9 @@ class Health:
         return None if probe is None else probe.termination_grace_period_seconds
 
     def _hooked(self, key: HookKey, outcome: Outcome) -> None:
-        """A hook is done: save that, and let the plan look."""
+        """A hook is done: save that, and let the plan look; unless the container's end, begun meanwhile, was its end."""
         attempt = self._worker.facts.container(key.container).last
-        if attempt is None or attempt.id != key.sandbox or attempt.finished_at is not None:
+        if attempt is None or key not in dict(wanted(self._worker.bundle.pod, self._worker.facts)):
             return
         now = self._rooms.clock()
         if outcome.fallback_host:

@@ -151,7 +151,6 @@ async def test_a_signature_that_never_comes(server: FakeApi, monkeypatch: pytest
     await publish(server, token=Token("other1", TOKEN.secret))
     with pytest.raises(RetryableError, match="not signed with the token abcdef"):
         await discover(server)
-    assert len(server.asked("GET")) > 2
 
 
 async def test_a_signature_that_comes_later(server: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,17 @@ from wasmlet.server.kubelet import Settings
 from wasmlet.server.listening import Limits
 
 LIMITS = Limits(connections=20, handshake_seconds=0.5, stranger_seconds=0.5)
+PATIENT = Limits(connections=20, handshake_seconds=30, stranger_seconds=30)
+"""A crowd takes its time to come in; nobody of it is sent away for want of patience alone."""
 
 
 @pytest.fixture
-async def api(agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Api]:
+async def api(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> AsyncIterator[Api]:
     monkeypatch.setattr(listening, "PATIENCE_SECONDS", 0.2)
-    async with served(tmp_path, agent.dispatch, agent.hub, settings=Settings(limits=LIMITS)) as api:
+    settings = Settings(limits=getattr(request, "param", LIMITS))
+    async with served(tmp_path, agent.dispatch, agent.hub, settings=settings) as api:
         yield api
 
 
@@ -80,6 +85,7 @@ async def test_a_thousand_connections_meet_a_bound(api: Api, crowd: Crowd) -> No
     assert (await api.get("/healthz"))[0] == 200
 
 
+@pytest.mark.parametrize("api", [PATIENT], indirect=True)
 async def test_silent_peers_do_not_keep_others_out(api: Api, crowd: Crowd) -> None:
     await crowd.grow(LIMITS.connections)
     await eventually(lambda: count(api) == LIMITS.connections)
@@ -87,6 +93,7 @@ async def test_silent_peers_do_not_keep_others_out(api: Api, crowd: Crowd) -> No
     assert (await api.get("/healthz"))[0] == 200
 
 
+@pytest.mark.parametrize("api", [PATIENT], indirect=True)
 async def test_strangers_do_not_keep_others_out(api: Api, crowd: Crowd) -> None:
     await crowd.grow(LIMITS.connections, handshake=True)
     await eventually(lambda: len(api.server._door._strangers) == LIMITS.connections)  # type: ignore[union-attr]

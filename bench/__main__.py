@@ -7,7 +7,7 @@ import os
 import platform
 from datetime import UTC, datetime
 
-from bench import commands, density, http, idle, lag, node, starts
+from bench import commands, density, http, idle, images, lag, node, starts
 from bench.harness import Row
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     print(f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.machine()}, ", end="")
     print(f"Linux {platform.release()}, Python {platform.python_version()}\n")
     print("| measured | result | bar | holds |\n|---|---|---|---|", flush=True)
-    rooms = (commands, starts, density, http, lag, node, idle)
+    rooms = (commands, starts, density, http, images, lag, node, idle)
     for measure in [room.measure for room in rooms]:
         try:
             found = measure()

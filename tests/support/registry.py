@@ -30,6 +30,7 @@ class RunningRegistry:
     address: str
     ca_file: Path | None
     blobs: Path
+    log: Path
 
     def blob(self, digest: str) -> Path:
         """Where the registry keeps a blob's content."""
@@ -38,7 +39,9 @@ class RunningRegistry:
 
 
 @contextlib.contextmanager
-def docker_registry(directory: Path, *, tls: bool = False, login: bool = False) -> Iterator[RunningRegistry]:
+def docker_registry(
+    directory: Path, *, tls: bool = False, login: bool = False, access_log: bool = False
+) -> Iterator[RunningRegistry]:
     """Run a registry whose files lie in `directory` (empty) until the context ends."""
     program = shutil.which(PROGRAM)
     if program is None:
@@ -46,26 +49,27 @@ def docker_registry(directory: Path, *, tls: bool = False, login: bool = False) 
     ca_file = _write_certificates(directory) if tls else None
     (directory / "htpasswd").write_text(HTPASSWD)
     # JSON is YAML.
-    (directory / "config.yml").write_text(json.dumps(_configuration(directory, tls=tls, login=login)))
+    configuration = _configuration(directory, tls=tls, login=login, access_log=access_log)
+    (directory / "config.yml").write_text(json.dumps(configuration))
     log = directory / "log"
     with log.open("wb") as stream:
         process = subprocess.Popen([program, "serve", str(directory / "config.yml")], stdout=stream, stderr=stream)
     try:
         port = _wait_for_port(process, log)
         data = directory / "data" / "docker" / "registry" / "v2" / "blobs"
-        yield RunningRegistry(f"127.0.0.1:{port}", ca_file, data)
+        yield RunningRegistry(f"127.0.0.1:{port}", ca_file, data, log)
     finally:
         process.kill()
         process.wait()
 
 
-def _configuration(directory: Path, *, tls: bool, login: bool) -> dict[str, object]:
+def _configuration(directory: Path, *, tls: bool, login: bool, access_log: bool) -> dict[str, object]:
     http: dict[str, object] = {"addr": "127.0.0.1:0", "secret": "of one test run"}
     if tls:
         http["tls"] = {"certificate": str(directory / "server.pem"), "key": str(directory / "server.key")}
     configuration: dict[str, object] = {
         "version": 0.1,
-        "log": {"level": "info", "accesslog": {"disabled": True}},
+        "log": {"level": "info", "accesslog": {"disabled": not access_log}},
         "storage": {"filesystem": {"rootdirectory": str(directory / "data")}, "delete": {"enabled": True}},
         "http": http,
     }

@@ -14,6 +14,8 @@ from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
 from wasmlet.images import layouts
 from wasmlet.images.credentials import Credential, matching
+from wasmlet.images.digests import Digests, Identity, NotRegularError
+from wasmlet.images.ingest import Ingest, translated
 from wasmlet.images.layouts import ImageConfig, Layout, WasiOs
 from wasmlet.images.local import LocalFiles
 from wasmlet.images.manifest import (
@@ -102,6 +104,7 @@ class Library:
         self._registry: Registry | None = None
         self._connecting = asyncio.Lock()
         self._local = LocalFiles()
+        self._digests = Digests()
         self._places = asyncio.Semaphore(settings.parallel_pulls)
         # The logins are part of the key: who waits for a pull has proved the right to it.
         self._pulls: Flights[tuple[str, tuple[Credential, ...]], tuple[Image, bool], Progress] = Flights("pull")
@@ -137,7 +140,7 @@ class Library:
             if isinstance(parsed, LocalFile):
                 return await self._local_image(parsed), False
             if pull_policy != "Always":
-                content = await in_thread(self._find, parsed)
+                content = await self._found(parsed)
                 if content is not None:
                     return self._image(parsed, content), False
                 if pull_policy == "Never":
@@ -225,6 +228,7 @@ class Library:
         await self._pulls.close()
         await self._blobs.close()
         await self._local.close()
+        await self._digests.close()
         if self._registry is not None:
             await self._registry.close()
 
@@ -238,11 +242,34 @@ class Library:
         digest, size_bytes = await self._local.digest(file)
         return Image(str(file), digest, digest, file.path, file.path.name, ImageConfig(), size_bytes)
 
-    def _find(self, reference: Reference) -> Content | None:
+    async def _found(self, reference: Reference) -> Content | None:
+        """The image in the store, when every byte of it is what its digests say."""
+        content, doubtful = await in_thread(self._find, reference)
+        for blob in doubtful:
+            if not await self._is_intact(blob):
+                return None  # The pull that follows brings it again.
+        return content
+
+    def _find(self, reference: Reference) -> tuple[Content | None, list[Descriptor]]:
+        """The image, and those of its blobs that this process has not hashed."""
         content = self._store.find(str(reference))
         if content is None and reference.digest is not None:
             content = self._store.find_resolved(reference.name, reference.digest)
-        return content
+        layers = () if content is None else content.manifest.layers
+        return content, [layer for layer in layers if not self._is_known(layer)]
+
+    def _is_known(self, blob: Descriptor) -> bool:
+        try:
+            return self._digests.remembered(self._store.path(blob.digest)) == blob.digest
+        except (OSError, NotRegularError):
+            return False
+
+    async def _is_intact(self, blob: Descriptor) -> bool:
+        """Whether the blob is here as its digest says: a power cut, a hand or another tool may have changed it."""
+        try:
+            return await self._digests.of(self._store.path(blob.digest)) == (blob.digest, blob.size)
+        except (OSError, NotRegularError):
+            return False
 
     def _image(self, reference: Reference, content: Content) -> Image:
         choice = layouts.choose_module(content.manifest, content.config)
@@ -263,7 +290,7 @@ class Library:
         async with self._places:
             flight.report(Progress("resolve", str(reference)))
             await in_thread(self._store.prepare)
-            content = await in_thread(self._find, reference)
+            content = await self._found(reference)
             if content is not None:
                 digest = await (await self._connected()).resolve(reference, logins)
                 if digest == content.entry.resolved_digest:
@@ -321,7 +348,7 @@ class Library:
         self, reference: Reference, blob: Descriptor, logins: Sequence[Credential], received: Callable[[int], None]
     ) -> None:
         """The blob in the store; one download for each source, however many pulls want it."""
-        if await in_thread(self._store.is_intact, blob):
+        if await self._is_intact(blob):
             received(blob.size)
             return
 
@@ -330,13 +357,19 @@ class Library:
             ingest = self._store.ingest()  # Not in a thread: what a cancelled thread opened would be lost.
             try:
                 await registry.fetch_blob(reference, blob, ingest, logins, received=flight.report)
-                await in_thread(ingest.commit, blob, self._store.path(blob.digest))
+                self._digests.remember(await in_thread(self._commit, ingest, blob), blob.digest)
             finally:
                 ingest.close()
 
         await self._blobs.join(
             (reference.name, blob.digest), download, received, label=f"{reference.name}@{blob.digest}"
         )
+
+    def _commit(self, ingest: Ingest, blob: Descriptor) -> Identity:
+        path = self._store.path(blob.digest)
+        ingest.commit(blob, path)
+        with translated(self._store.directory, "read"):
+            return self._digests.identify(path)
 
     async def _connected(self) -> Registry:
         """The registry client; importing aiohttp takes long, so it comes with the first use and in a thread."""

@@ -30,7 +30,7 @@ from wasmlet.images.hosts import Capability, Endpoint
 from wasmlet.images.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor, digest_of
 from wasmlet.images.reference import Reference, is_digest
 from wasmlet.images.settings import Settings
-from wasmlet.images.threads import in_thread
+from wasmlet.images.threads import Behind, in_thread
 from wasmlet.images.transport import (
     LEAST_PROGRESS_BYTES,
     READ_SIZE,
@@ -41,7 +41,7 @@ from wasmlet.images.transport import (
     Upload,
 )
 
-WRITE_SIZE: Final = 1 << 20  # per hop to a thread: hashing 1 MiB takes about 1 ms, the hop 0.1 ms
+WRITE_SIZE: Final = 1 << 20  # per hop to a thread: hashing and writing 1 MiB takes about 1 ms, the hop 0.1 ms
 _PULL: Final = "pull"
 _PUSH: Final = "pull,push"
 _ACCEPT: Final = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
@@ -54,8 +54,8 @@ _log = logging.getLogger(__name__)
 class Sink(Protocol):
     """Takes the bytes of a blob; called in threads, one call at a time."""
 
-    def write(self, content: bytes | bytearray) -> None:
-        """Append."""
+    def write(self, chunks: Sequence[bytes]) -> None:
+        """Append all of them."""
 
     def restart(self) -> None:
         """Forget everything."""
@@ -178,7 +178,7 @@ class Registry:
         *,
         received: Callable[[int], None] | None = None,
     ) -> None:
-        """The content of a blob into the sink, which checks the digest; never more than the blob's length.
+        """The content of a blob into an empty sink, which checks the digest; never more than the blob's length.
 
         Args:
             received: Told the number of bytes so far.
@@ -193,24 +193,25 @@ class Registry:
             )
             async with (
                 self._open(call, what=what) as response,
-                contextlib.aclosing(self._chunks(response, what)) as chunks,
+                contextlib.aclosing(self._pieces(response, what)) as pieces,
+                Behind() as writing,
             ):
-                if not _continues(response, count):
+                if not _continues(response, count) and count:
                     await in_thread(sink.restart)
                     count = 0
                 if response.status == 416:
                     raise PassingError(f"{what} does not begin where it was cut")
-                async for chunk in chunks:
-                    if count + len(chunk) > blob.size:
+                async for chunks in pieces:
+                    size = sum(map(len, chunks))
+                    if count + size > blob.size:
                         raise RetryableError(f"{what} is longer than its {blob.size} bytes")
-                    await in_thread(sink.write, chunk)
-                    count += len(chunk)
+                    await writing.call(sink.write, chunks)
+                    count += size
                     if received is not None:
                         received(count)
                 if count < blob.size:
                     raise PassingError(f"{what} ended after {count} of {blob.size} bytes")
 
-        await in_thread(sink.restart)
         await self._transport.attempts(act, moved=lambda: count)
 
     async def has_blob(self, reference: Reference, digest: str, logins: Sequence[Credential] = ()) -> bool:
@@ -339,28 +340,29 @@ class Registry:
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
             authorization = await self._authenticator.answer(challenges, scope, login, endpoint=endpoint, what=what)
 
-    async def _chunks(self, response: aiohttp.ClientResponse, what: str) -> AsyncGenerator[bytearray]:
-        """The body in pieces of about `WRITE_SIZE`, as long as it moves."""
+    async def _pieces(self, response: aiohttp.ClientResponse, what: str) -> AsyncGenerator[list[bytes]]:
+        """The body in pieces of about `WRITE_SIZE`, as long as it moves; each in the chunks in which it came."""
         loop = asyncio.get_running_loop()
         idle = self._settings.idle_timeout_seconds
-        gathered = bytearray()
+        chunks, size = list[bytes](), 0
         since, moved = loop.time(), 0
         cut: aiohttp.ClientError | None = None
         try:
             async for chunk in response.content.iter_any():
-                gathered += chunk
+                chunks.append(chunk)
+                size += len(chunk)
                 moved += len(chunk)
                 if moved >= LEAST_PROGRESS_BYTES:
                     since, moved = loop.time(), 0
                 elif loop.time() - since > idle:
                     raise RetryableError(f"{what} comes at less than {LEAST_PROGRESS_BYTES} bytes in {idle:g} s")
-                if len(gathered) >= WRITE_SIZE:
-                    yield gathered
-                    gathered = bytearray()
+                if size >= WRITE_SIZE:
+                    yield chunks
+                    chunks, size = [], 0
         except aiohttp.ClientError as error:
             cut = error  # What came before it counts: the next attempt goes on there.
-        if gathered:
-            yield gathered
+        if chunks:
+            yield chunks
         if cut is not None:
             raise cut
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import stat
 import time
@@ -44,7 +45,10 @@ RESOLVED_DIGEST: Final = "dev.wasmlet.resolved-digest"
 STORED_AT: Final = "dev.wasmlet.stored-at"
 LOCK_WAIT_SECONDS: Final = 30.0  # far longer than any holder works; a stopped process must not stop us for ever
 _LOCK_POLL_SECONDS: Final = 0.01
+DAMAGED: Final = "index.json.damaged"
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +134,12 @@ class Store:
         return self._blobs / digest.removeprefix("sha256:")
 
     def holds(self, blob: Descriptor) -> bool:
-        """Whether the blob is there with the right length; its digest was checked when it came in."""
+        """Whether the blob is there with the right length; the library looks at its digest before it is used."""
         try:
             status = os.lstat(self.path(blob.digest))
         except FileNotFoundError:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == blob.size
-
-    def is_intact(self, blob: Descriptor) -> bool:
-        """As `holds`, but a small blob is read and its digest checked: asked before a download is left out."""
-        return self._small(blob) is not None if blob.size <= MAX_MANIFEST_BYTES else self.holds(blob)
 
     def read(self, blob: Descriptor) -> bytes:
         """The content of a small blob that came in just now.
@@ -169,7 +169,7 @@ class Store:
             RetryableError: The content is not the blob, or the disk is full.
         """
         with contextlib.closing(self.ingest()) as ingest:
-            ingest.write(content)
+            ingest.write([content])
             ingest.commit(blob, self.path(blob.digest))
 
     def put(self, entry: Entry) -> None:
@@ -196,11 +196,7 @@ class Store:
         return self._first(lambda entry: entry.resolved_digest == digest and entry.name.startswith(prefixes))
 
     def entries(self) -> list[Entry]:
-        """Every named image in the index, damaged ones too.
-
-        Raises:
-            UserError: index.json is not one.
-        """
+        """Every named image in the index, damaged ones too."""
         with translated(self.directory, "read"):
             return [entry for found in self._read() if (entry := _from_json(found)) is not None]
 
@@ -281,16 +277,15 @@ class Store:
     def _read(self) -> list[dict[str, Any]]:
         """The raw entries of index.json; those of other tools must survive our changes unread."""
         content = read_if_present(self._index)
-        if not content:
-            return []
-        try:
-            return msgspec.json.decode(content, type=_RawIndex).manifests
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"{self._index} is not an OCI index: {error}", hint="repair it, or delete it and pull the images again"
-            ) from error
+        return [] if not content or (found := _decoded(content)) is None else found
 
     def _write(self, descriptors: list[dict[str, Any]]) -> None:
+        content = read_if_present(self._index)
+        if content and _decoded(content) is None:
+            # What it named is pulled again when it is needed: better than a node that starts nothing.
+            kept = self._index.with_name(DAMAGED)
+            os.rename(self._index, kept)
+            _log.warning("the image store's index was damaged and begins anew", extra={"kept": str(kept)})
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}
         write_atomically(self._index, msgspec.json.encode(document))
 
@@ -318,6 +313,14 @@ class Store:
 
 class _RawIndex(msgspec.Struct):
     manifests: list[dict[str, Any]] = []
+
+
+def _decoded(content: bytes) -> list[dict[str, Any]] | None:
+    """The entries of an index.json; None when it is not one."""
+    try:
+        return msgspec.json.decode(content, type=_RawIndex).manifests
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _name(raw: dict[str, Any]) -> str:

@@ -26,10 +26,10 @@ def directory(tmp_path: Path) -> Path:
 def test_a_blob_appears_when_it_is_whole(directory: Path) -> None:
     destination = directory.parent / "blobs" / "blob"
     ingest = Ingest(directory)
-    ingest.write(b"of an attempt that failed")
+    ingest.write([b"of an attempt that failed"])
     ingest.restart()
-    ingest.write(CONTENT[:10])
-    ingest.write(bytearray(CONTENT[10:]))
+    ingest.write([CONTENT[:10]])
+    ingest.write([CONTENT[10:]])
     assert not destination.exists()
     ingest.commit(BLOB, destination)
     ingest.close()
@@ -40,7 +40,7 @@ def test_a_blob_appears_when_it_is_whole(directory: Path) -> None:
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"x", b"x" + CONTENT[1:], b""])
 def test_what_is_not_the_blob_is_refused_and_leaves_nothing(directory: Path, content: bytes) -> None:
     ingest = Ingest(directory)
-    ingest.write(content)
+    ingest.write([content])
     with pytest.raises(RetryableError, match=BLOB.digest):
         ingest.commit(BLOB, directory / "blob")
     ingest.close()
@@ -50,7 +50,7 @@ def test_what_is_not_the_blob_is_refused_and_leaves_nothing(directory: Path, con
 def test_the_sweep_removes_what_dead_writers_left_and_nothing_else(directory: Path) -> None:
     (directory / "orphan").write_bytes(b"half")
     ingest = Ingest(directory)
-    ingest.write(CONTENT)
+    ingest.write([CONTENT])
     assert sweep(directory) == 1
     ingest.commit(BLOB, directory.parent / "blob")
     assert sweep(directory) == 0
@@ -86,7 +86,7 @@ def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def test_a_full_disk_is_said_and_leaves_nothing(full_disk: Path) -> None:
     ingest = Ingest(full_disk)
     with pytest.raises(RetryableError, match=f"{full_disk.parent}.*No space left.*free some space"):
-        ingest.write(bytes(200_000))
+        ingest.write([bytes(200_000)])
     ingest.close()
     assert list(full_disk.iterdir()) == []
 

@@ -344,6 +344,27 @@ async def test_damage_is_repaired_by_a_pull(library: Library, fake: FakeRegistry
     assert image.module.read_bytes() == MODULE
 
 
+async def test_a_module_changed_in_its_place_is_never_used(fake: FakeRegistry, settings: Settings) -> None:
+    name = fake.add_image("v1")
+    library = Library(settings)
+    image = await library.pull(name)
+    os.utime(image.module, ns=(1, 1))
+    assert (await library.ensure(name, pull_policy="Never"))[0] == image  # hashed again, and it is what it was
+    await library.close()
+    changed = bytes(reversed(MODULE))
+    image.module.write_bytes(changed)
+    library = Library(settings)
+    with pytest.raises(UserError, match="is not on this node"):
+        await library.ensure(name, pull_policy="Never")
+    _, pulled = await library.ensure(name, pull_policy="IfNotPresent")
+    assert pulled
+    assert image.module.read_bytes() == MODULE
+    image.module.write_bytes(changed)  # under the process that pulled it
+    await library.pull(name)
+    assert image.module.read_bytes() == MODULE
+    await library.close()
+
+
 async def test_a_store_that_may_not_be_made_is_said(settings: Settings, fake: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     library = Library(dataclasses.replace(settings, directory=tmp_path / "file" / "images"))

@@ -8,22 +8,22 @@ from pathlib import Path
 import pytest
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
-from wasmlet.images import local as local_module
+from wasmlet.images import digests
 from wasmlet.images.local import LocalFiles
 from wasmlet.images.reference import LocalFile
 
 
 async def test_the_digest_is_of_the_content_and_remembered(module_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = 0
-    hash_some = local_module._hash_some
+    hash_some = digests._hash_some
 
     def counted(descriptor: int, digest: "hashlib._Hash") -> bool:
         nonlocal reads
         reads += 1
         return hash_some(descriptor, digest)
 
-    monkeypatch.setattr(local_module, "_hash_some", counted)
-    monkeypatch.setattr(local_module, "READ_SIZE", 1 << 20)
+    monkeypatch.setattr(digests, "_hash_some", counted)
+    monkeypatch.setattr(digests, "READ_SIZE", 1 << 20)
     files, file = LocalFiles(), LocalFile(module_file)
     content = module_file.read_bytes()
     expected = (f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
@@ -61,6 +61,6 @@ async def test_a_file_that_changes_under_the_reader_is_an_error(
         module_file.write_bytes(b"other")
         return False
 
-    monkeypatch.setattr(local_module, "_hash_some", changed)
+    monkeypatch.setattr(digests, "_hash_some", changed)
     with pytest.raises(RetryableError, match="changes while it is read"):
         await LocalFiles().digest(LocalFile(module_file))

@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,8 @@ class Memory:
     def __init__(self) -> None:
         self.content = bytearray()
 
-    def write(self, content: bytes | bytearray) -> None:
-        self.content += content
+    def write(self, chunks: Sequence[bytes]) -> None:
+        self.content += b"".join(chunks)
 
     def restart(self) -> None:
         self.content.clear()

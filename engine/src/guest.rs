@@ -8,7 +8,7 @@ use crate::outbox::Outbox;
 use crate::output::Output;
 use crate::protocol::{EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
-use crate::traffic::{Network, Outgoing, Shared};
+use crate::traffic::{Network, Outgoing, Shared, Sockets};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
@@ -30,6 +30,7 @@ pub struct Guest {
     wasi: WasiP1Ctx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    sockets: Sockets,
     config: Config,
     /// Its part of the container's linear memory.
     memory: Share,
@@ -121,6 +122,7 @@ impl World {
         let memory = Arc::clone(&self.memory);
         let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), memory);
         guest.outgoing = Outgoing(self.network.clone());
+        guest.sockets = Sockets::new(self.network.clone());
         *guest.wasi.ctx().ctx.filesystem() = self.files.clone();
         guest
     }
@@ -165,6 +167,7 @@ impl Guest {
             wasi: wasi.build_p1(),
             http: WasiHttpCtx::new(),
             outgoing: Outgoing(None),
+            sockets: Sockets::new(None),
             config: Config { env, made: None },
             memory: Share { memory, used: 0 },
         }
@@ -178,6 +181,11 @@ impl Guest {
     /// Its p0 and p1.
     pub fn p1(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
+    }
+
+    /// Its sockets.
+    pub fn traffic(&mut self) -> &mut Sockets {
+        &mut self.sockets
     }
 
     /// Its `wasi:config`.

@@ -146,6 +146,7 @@ impl Threads {
     ) -> impl Future<Output = T> + Send + use<T> {
         let busy = self.busy.clone();
         let mut guest: Metered<T> = Metered {
+            fast: self.fast.clone(),
             epoch: Arc::clone(&self.epoch),
             account: Arc::clone(account),
             future: guest,
@@ -271,6 +272,8 @@ impl<T> Future for Turn<T> {
 
 /// A guest's future whose polls are counted.
 struct Metered<T> {
+    /// Who waits for its sockets, clocks and files, wherever it computes.
+    fast: Handle,
     epoch: Arc<Epoch>,
     account: Arc<Account>,
     future: Boxed<T>,
@@ -305,6 +308,7 @@ impl<T> Metered<T> {
         GAVE_WAY.set(false);
         let before = thread_nanoseconds();
         let polled = {
+            let _fast = self.fast.enter();
             let _inside = self.epoch.enter();
             self.future.as_mut().poll(context)
         };

@@ -129,11 +129,12 @@ async fn run(
 fn build(budgets: Budgets, guests: Threads, opener: Handle) -> Result<Arc<Control>> {
     let compatibility = settings::compatibility().map_err(anyhow_from)?;
     let incarnation: Arc<str> = incarnation().context("cannot make an incarnation")?.into();
+    let connections = Connections::new(budgets.connections());
     let parts = Parts {
         disk: Disk::start().context("cannot start the disk thread")?,
         artifacts: Arc::new(Artifacts::new(Arc::clone(&guests.epoch))),
-        connections: Connections::new(budgets.connections()),
-        traffic: Shared::new(budgets.sockets(), guests.fast.clone()),
+        traffic: Shared::new(budgets.sockets(), connections.free(), guests.fast.clone()),
+        connections,
         events: Arc::new(Events::new(Arc::clone(&incarnation))),
         budgets,
         guests,

@@ -52,6 +52,11 @@ impl Connections {
         }
     }
 
+    /// The free places.
+    pub fn free(&self) -> &Arc<Semaphore> {
+        &self.free
+    }
+
     fn enter(&self, server: &Arc<Server>) -> Option<Place> {
         let permit = Arc::clone(&self.free).try_acquire_owned().ok()?;
         let others = server.connections.fetch_add(1, Ordering::Relaxed);

@@ -1,21 +1,29 @@
-//! What guests do in the network: requests that they send, names that they look up.
+//! What guests do in the network: requests that they send, sockets that they have, names that they look up.
 //!
 //! - `policy`: where a guest may go, and as whom; `names`: by the pod's hosts file and resolv.conf
 //! - `connect`: from a name to a connection; `tls`: whom to trust; `pool`: connections kept for the next request
 //! - `outgoing`: requests of `wasi:http`; `room`: how much of all that there may be
+//! - `sockets`: those of a guest; `socket`: one of them, and its addresses; `tcp`, `udp`: what guests do with them;
+//!   `lookup`: names that they ask for
 //! - `imports`: functions of WASI that are not wasmtime's own
 
 mod connect;
 mod imports;
+mod lookup;
 mod names;
 mod outgoing;
 mod policy;
 mod pool;
 mod room;
+mod socket;
+mod sockets;
+mod tcp;
 mod tls;
+mod udp;
 
 pub use imports::add_to_linker;
 pub use outgoing::Outgoing;
+pub use sockets::Sockets;
 
 use crate::protocol;
 use crate::traffic::names::Names;
@@ -27,19 +35,27 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+/// Sockets that one container may make.
+const EACH: usize = 256;
+
 /// What all containers of an engine share.
 pub struct Shared {
     trust: Trust,
     room: Arc<Semaphore>,
+    clients: Arc<Semaphore>,
+    most_clients: usize,
     threads: Handle,
 }
 
 impl Shared {
-    /// At most so many sockets of guests, which `threads` wait for.
-    pub fn new(most: usize, threads: Handle) -> Arc<Self> {
+    /// At most so many sockets of guests, which `threads` wait for. Those of `clients`, who come, are counted apart, with
+    /// all others who come to the engine.
+    pub fn new(most: usize, clients: &Arc<Semaphore>, threads: Handle) -> Arc<Self> {
         Arc::new(Self {
             trust: Trust::default(),
             room: Arc::new(Semaphore::new(most)),
+            clients: Arc::clone(clients),
+            most_clients: clients.available_permits(),
             threads,
         })
     }
@@ -51,6 +67,7 @@ pub struct Network {
     names: Names,
     pool: Pool,
     room: Room,
+    clients: Room,
     shared: Arc<Shared>,
 }
 
@@ -61,7 +78,8 @@ impl Network {
             policy: Policy::new(spec.addresses, spec.host),
             names: Names::new(spec.hosts, spec.resolv_conf),
             pool: Pool::default(),
-            room: Room::new(&shared.room),
+            room: Room::new(&shared.room, EACH),
+            clients: Room::new(&shared.clients, shared.most_clients),
             shared: Arc::clone(shared),
         })
     }

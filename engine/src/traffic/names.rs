@@ -71,7 +71,7 @@ impl Names {
         let Ok(name) = Name::from_utf8(name) else {
             return Err(NameError::Invalid);
         };
-        if name.is_root() {
+        if name.num_labels() == 0 {
             return Err(NameError::Invalid);
         }
         let resolver = self.resolver.get_or_init(|| {

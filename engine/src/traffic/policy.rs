@@ -42,6 +42,11 @@ impl Policy {
         Self { own, is_host }
     }
 
+    /// Whether the pod is in the host's own network.
+    pub fn is_host(&self) -> bool {
+        self.is_host
+    }
+
     /// Where a guest comes to that asks for `to`.
     pub fn destination(&self, to: IpAddr) -> Result<IpAddr, Refusal> {
         let to = to.to_canonical();

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// One container's.
-const EACH: usize = 256;
-
 /// A container's part of the engine's sockets.
 pub struct Room {
+    each: usize,
     own: Arc<Semaphore>,
     all: Arc<Semaphore>,
 }
@@ -18,10 +16,11 @@ pub struct Place {
 }
 
 impl Room {
-    /// Its part of `all`.
-    pub fn new(all: &Arc<Semaphore>) -> Self {
+    /// Its part of `all`: at most `each`.
+    pub fn new(all: &Arc<Semaphore>, each: usize) -> Self {
         Self {
-            own: Arc::new(Semaphore::new(EACH)),
+            each,
+            own: Arc::new(Semaphore::new(each)),
             all: Arc::clone(all),
         }
     }
@@ -35,6 +34,13 @@ impl Room {
         })
     }
 
+    /// A place, while as many are free as the container has: something is always left for others.
+    pub fn try_take_fairly(&self) -> Option<Place> {
+        let place = self.try_take()?;
+        let others = self.each - self.own.available_permits() - 1;
+        (others <= self.all.available_permits()).then_some(place)
+    }
+
     /// Waits for a place. Nobody closes the semaphores.
     pub async fn take(&self) -> Option<Place> {
         let own = Arc::clone(&self.own).acquire_owned().await.ok()?;
@@ -42,5 +48,24 @@ impl Room {
         Some(Place {
             _permits: [own, all],
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_fairly_leaves_something() {
+        let all = Arc::new(Semaphore::new(16));
+        let take =
+            |room: &Room| -> Vec<Place> { std::iter::from_fn(|| room.try_take_fairly()).collect() };
+        let (one, two, small) = (Room::new(&all, 16), Room::new(&all, 16), Room::new(&all, 2));
+        let first = take(&one);
+        let second = take(&two);
+        assert_eq!((first.len(), second.len()), (8, 4));
+        assert_eq!(take(&small).len(), 2);
+        drop((first, second));
+        assert_eq!(all.available_permits(), 16);
     }
 }

@@ -186,6 +186,11 @@ impl Engine {
     }
 
     /// A figure of /proc/PID/status in KiB.
+    pub fn descriptors(&self) -> usize {
+        let open = fs::read_dir(format!("/proc/{}/fd", self.process.id()));
+        open.expect("descriptors").count()
+    }
+
     pub fn memory_kib(&self, name: &str) -> u64 {
         let status =
             fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("status");

@@ -38,6 +38,8 @@ impl wasip2::exports::http::incoming_handler::Guest for Guest {
             "/send" => send(&words, &answer),
             "/receive" => receive(&words, &answer),
             "/hoard" => hoard(&answer),
+            "/echo" => echo(&words, &answer),
+            "/misuse" => misuse(&answer),
             _ => Ok(answer.line("ready")),
         };
         if let Err(error) = done {
@@ -69,7 +71,7 @@ fn http(error: ErrorCode) -> String {
 }
 
 fn socket(error: SocketError) -> String {
-    format!("{error:?}")
+    error.name().to_owned()
 }
 
 /// `METHOD,URL,CONNECT,FIRST,BETWEEN`, the last three in milliseconds; the body goes on as it comes, both ways.
@@ -175,6 +177,124 @@ fn listen(words: &[&str], answer: &Answer) -> Done {
     answer.line(&format!("remote {}", show(client.remote_address().map_err(socket)?)));
     copy(&input, answer)?;
     output.blocking_write_and_flush(b"pong\n").map_err(|it| format!("{it:?}"))
+}
+
+/// `ADDRESS,COUNT[,together]`: sends back what so many clients send, one after the other; or waits for all of them first.
+fn echo(words: &[&str], answer: &Answer) -> Done {
+    let local = parse(words[0]);
+    let count: usize = words[1].parse().map_err(|_| "count")?;
+    let tcp = tcp_create_socket::create_tcp_socket(family(local)).map_err(socket)?;
+    bind(&tcp, local)?;
+    let _ = tcp.set_listen_backlog_size(1024);
+    tcp.start_listen().map_err(socket)?;
+    tcp.finish_listen().map_err(socket)?;
+    answer.line(&format!("listening {}", show(tcp.local_address().map_err(socket)?)));
+    let accept = || wait(&tcp, || tcp.accept());
+    let serve = |(_client, input, output): (TcpSocket, InputStream, OutputStream)| {
+        while let Ok(bytes) = input.blocking_read(4096) {
+            output.blocking_write_and_flush(&bytes).map_err(|it| format!("{it:?}"))?;
+        }
+        // The streams before their socket.
+        drop((input, output));
+        Ok::<_, String>(())
+    };
+    if words.get(2).is_some() {
+        let clients: Vec<_> = (0..count).map(|_| accept()).collect::<Result<_, _>>()?;
+        answer.line("all there");
+        clients.into_iter().try_for_each(serve)?;
+    } else {
+        (0..count).try_for_each(|_| serve(accept()?))?;
+    }
+    answer.line(&format!("served {count}"));
+    Ok(())
+}
+
+/// What becomes of calls that make no sense.
+fn misuse(answer: &Answer) -> Done {
+    let network = instance_network();
+    let tell = |what: &str, done: Result<String, SocketError>| {
+        answer.line(&format!("{what}: {}", done.unwrap_or_else(socket)));
+    };
+    let tcp = || tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv4).map_err(socket);
+    let one = tcp()?;
+    tell("finish bind", fine(one.finish_bind()));
+    tell("finish connect", fine(one.finish_connect().map(drop)));
+    tell("finish listen", fine(one.finish_listen()));
+    tell("listen unbound", fine(one.start_listen()));
+    tell("accept", fine(one.accept().map(drop)));
+    tell("local", one.local_address().map(|it| show(it).to_string()));
+    tell("remote", one.remote_address().map(|it| show(it).to_string()));
+    for address in [
+        "8.8.8.8:1",
+        "127.0.0.2:1",
+        "224.0.0.1:1",
+        "255.255.255.255:1",
+        "[::1]:1",
+        "[::ffff:127.0.0.1]:1",
+    ] {
+        let done = one.start_bind(&network, parse(address));
+        tell(&format!("bind {address}"), fine(done));
+    }
+    for address in ["0.0.0.0:1", "1.2.3.4:0", "224.0.0.1:1", "255.255.255.255:1", "[::1]:1"] {
+        let done = one.start_connect(&network, parse(address));
+        tell(&format!("connect {address}"), fine(done));
+    }
+    tell("bind", fine(one.start_bind(&network, parse("0.0.0.0:0"))));
+    tell("bind during bind", fine(one.start_bind(&network, parse("0.0.0.0:0"))));
+    tell("connect during bind", fine(one.start_connect(&network, parse("127.0.0.1:1"))));
+    tell("finish", fine(one.finish_bind()));
+    tell("bind again", fine(one.start_bind(&network, parse("127.0.0.1:0"))));
+    let local = one.local_address().map_err(socket)?;
+    let two = tcp()?;
+    tell("listen", fine(one.start_listen().and_then(|()| one.finish_listen())));
+    tell("listen again", fine(one.start_listen()));
+    tell("connect a listener", fine(one.start_connect(&network, parse("127.0.0.1:1"))));
+    tell("bind what is taken", fine(two.start_bind(&network, local)));
+    tell("nobody there", fine(one.accept().map(drop)));
+    let six = tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv6).map_err(socket)?;
+    for address in ["[::ffff:127.0.0.1]:1", "[::127.0.0.1]:1", "127.0.0.1:1"] {
+        let done = six.start_connect(&network, parse(address));
+        tell(&format!("six connect {address}"), fine(done));
+    }
+    let udp = udp_create_socket::create_udp_socket(IpAddressFamily::Ipv4).map_err(socket)?;
+    tell("udp stream unbound", fine(udp.stream(None).map(drop)));
+    tell("udp local", udp.local_address().map(|it| show(it).to_string()));
+    tell("udp bind 8.8.8.8:1", fine(udp.start_bind(&network, parse("8.8.8.8:1"))));
+    tell("udp bind", fine(udp.start_bind(&network, parse("0.0.0.0:0"))));
+    tell("udp finish", fine(udp.finish_bind()));
+    tell("udp bind again", fine(udp.start_bind(&network, parse("0.0.0.0:0"))));
+    tell("udp remote", udp.remote_address().map(|it| show(it).to_string()));
+    let (_input, output) = udp.stream(None).map_err(socket)?;
+    let own = udp.local_address().map_err(socket)?;
+    for (what, size, address) in [
+        ("to nobody", 1, None),
+        ("0.0.0.0:1", 1, Some("0.0.0.0:1")),
+        ("169.254.169.254:1", 1, Some("169.254.169.254:1")),
+        ("127.0.0.53:53", 1, Some("127.0.0.53:53")),
+        ("255.255.255.255:1", 1, Some("255.255.255.255:1")),
+        ("[::1]:1", 1, Some("[::1]:1")),
+        ("127.0.0.1:0", 1, Some("127.0.0.1:0")),
+        ("too large", 65_536, None),
+    ] {
+        output.subscribe().block();
+        let _ = output.check_send();
+        let remote_address = Some(match address {
+            Some(address) => parse(address),
+            None if size > 1 => own,
+            None => {
+                let datagram = OutgoingDatagram { data: vec![0], remote_address: None };
+                tell(&format!("send {what}"), fine(output.send(&[datagram]).map(drop)));
+                continue;
+            }
+        });
+        let datagram = OutgoingDatagram { data: vec![0; size], remote_address };
+        tell(&format!("send {what}"), fine(output.send(&[datagram]).map(drop)));
+    }
+    Ok(())
+}
+
+fn fine(done: Result<(), SocketError>) -> Result<String, SocketError> {
+    done.map(|()| "fine".to_owned())
 }
 
 fn bind(tcp: &TcpSocket, local: IpSocketAddress) -> Done {

@@ -1,0 +1,234 @@
+//! One socket of a guest: between the addresses that its guest names and those that it really has, and what it may do.
+//!
+//! A guest's "any address" and its localhost are its pod's own address. Who listens on localhost hears the pod alone.
+
+use crate::sync::lock;
+use crate::traffic::Network;
+use crate::traffic::policy::{Refusal, is_localhost};
+use crate::traffic::room::Place;
+use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
+use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
+
+/// Strangers that one UDP socket can answer.
+const CALLERS: usize = 256;
+
+/// What a socket's guest and its checks know of it.
+pub struct Socket {
+    network: Arc<Network>,
+    is_ipv4: bool,
+    bound: Mutex<Bound>,
+    /// The guest calls the pod's own address localhost.
+    says_localhost: AtomicBool,
+    /// Who sent something from an address that is closed to the guest, as programs of the machine do: the newest last.
+    callers: Mutex<VecDeque<SocketAddr>>,
+    _place: Place,
+}
+
+/// What a guest has bound a socket to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Nothing, or the engine has.
+    Nothing,
+    /// 0.0.0.0 or ::
+    Any,
+    /// 127.0.0.1 or ::1
+    Localhost,
+    /// One of the pod's addresses.
+    Own,
+}
+
+impl Socket {
+    /// A new one.
+    pub fn new(network: &Arc<Network>, is_ipv4: bool, place: Place) -> Arc<Self> {
+        Self::with(network, is_ipv4, Bound::Nothing, place)
+    }
+
+    /// A client that came to this listener; `None` when there are too many.
+    pub fn accepted(&self) -> Option<Arc<Self>> {
+        let place = self.network.clients.try_take_fairly()?;
+        // What the guest sees of an accepted socket is its whole address.
+        let bound = match self.bound() {
+            Bound::Any => Bound::Own,
+            bound => bound,
+        };
+        Some(Self::with(&self.network, self.is_ipv4, bound, place))
+    }
+
+    fn with(network: &Arc<Network>, is_ipv4: bool, bound: Bound, place: Place) -> Arc<Self> {
+        Arc::new(Self {
+            network: Arc::clone(network),
+            is_ipv4,
+            bound: Mutex::new(bound),
+            says_localhost: AtomicBool::new(bound == Bound::Localhost),
+            callers: Mutex::default(),
+            _place: place,
+        })
+    }
+
+    /// A context in which wasmtime makes a socket that asks this one about each address.
+    pub fn context(self: &Arc<Self>) -> WasiSocketsCtx {
+        let this = Arc::clone(self);
+        let mut wasi: WasiCtxBuilder = WasiCtx::builder();
+        wasi.allow_tcp(true)
+            .allow_udp(true)
+            .socket_addr_check(move |address, what| {
+                Box::pin(std::future::ready(this.permits(address, what)))
+            });
+        wasi.build().sockets().clone()
+    }
+
+    /// Whether something may be done with an address as it really is: the last word, whatever was translated before.
+    fn permits(&self, address: SocketAddr, what: SocketAddrUse) -> bool {
+        let policy = &self.network.policy;
+        let ip = address.ip();
+        match what {
+            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind | SocketAddrUse::TcpListen => {
+                // Without a port it is what a connecting socket gets from the kernel.
+                let is_implicit = ip.is_unspecified() && address.port() == 0;
+                policy.is_host() || policy.is_own(ip) || is_implicit
+            }
+            SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => {
+                policy.destination(ip) == Ok(ip) || self.has_called(address)
+            }
+            SocketAddrUse::TcpAccept => self.hears(ip),
+            SocketAddrUse::UdpReceive => {
+                let is_heard = self.hears(ip);
+                if is_heard && policy.destination(ip) != Ok(ip) {
+                    self.note_caller(address);
+                }
+                is_heard
+            }
+        }
+    }
+
+    fn hears(&self, ip: IpAddr) -> bool {
+        let policy = &self.network.policy;
+        policy.is_host() || self.bound() != Bound::Localhost || policy.is_own(ip)
+    }
+
+    fn has_called(&self, address: SocketAddr) -> bool {
+        lock(&self.callers).contains(&address)
+    }
+
+    fn note_caller(&self, address: SocketAddr) {
+        let mut callers = lock(&self.callers);
+        if callers.contains(&address) {
+            return;
+        }
+        if callers.len() >= CALLERS {
+            callers.pop_front();
+        }
+        callers.push_back(address);
+    }
+
+    /// What the guest has bound it to.
+    pub fn bound(&self) -> Bound {
+        *lock(&self.bound)
+    }
+
+    /// It is bound now.
+    pub fn set_bound(&self, bound: Bound) {
+        *lock(&self.bound) = bound;
+        if bound == Bound::Localhost {
+            self.says_localhost.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Where to bind a socket that its guest binds to `asked`. What makes no sense stays so, and is refused by wasmtime.
+    pub fn binding(&self, asked: SocketAddr) -> Result<(SocketAddr, Bound), ErrorCode> {
+        let policy = &self.network.policy;
+        let ip = asked.ip();
+        if policy.is_host() || !self.fits(ip) || is_many(ip) {
+            return Ok((asked, Bound::Own));
+        }
+        let bound = if ip.is_unspecified() {
+            Bound::Any
+        } else if is_localhost(ip) {
+            Bound::Localhost
+        } else if policy.is_own(ip) {
+            Bound::Own
+        } else {
+            return Err(ErrorCode::AddressNotBindable);
+        };
+        let own = policy.own(ip).ok_or(ErrorCode::AddressNotBindable)?;
+        Ok((with_ip(asked, own), bound))
+    }
+
+    /// Where something goes that its guest sends to `asked`. What is closed stays so, and is refused by the check.
+    pub fn destination(&self, asked: SocketAddr) -> Result<SocketAddr, ErrorCode> {
+        let policy = &self.network.policy;
+        let ip = asked.ip();
+        if policy.is_host() || !self.fits(ip) || self.has_called(asked) {
+            return Ok(asked);
+        }
+        let there = match policy.destination(ip) {
+            Ok(there) => there,
+            Err(Refusal::Prohibited) => return Ok(asked),
+            Err(Refusal::Unreachable) => return Err(ErrorCode::RemoteUnreachable),
+        };
+        if policy.is_own(there) {
+            let says_localhost = is_localhost(ip);
+            self.says_localhost.store(says_localhost, Ordering::Relaxed);
+        } else if self.bound() != Bound::Nothing && policy.source(there).is_none() {
+            // The kernel would call it an invalid argument: a loopback address does not lead there.
+            return Err(ErrorCode::RemoteUnreachable);
+        }
+        Ok(with_ip(asked, there))
+    }
+
+    /// The pod's address from which an unbound socket has to go there; `None` leaves it to the kernel.
+    pub fn source(&self, there: SocketAddr) -> Option<SocketAddr> {
+        let policy = &self.network.policy;
+        let is_sensible = self.bound() == Bound::Nothing && self.fits(there.ip());
+        if !is_sensible || there.port() == 0 || policy.destination(there.ip()) != Ok(there.ip()) {
+            return None;
+        }
+        policy.source(there.ip()).map(|own| (own, 0).into())
+    }
+
+    /// A remote address as its guest calls it.
+    pub fn shown(&self, real: SocketAddr) -> SocketAddr {
+        let policy = &self.network.policy;
+        let says_localhost = self.says_localhost.load(Ordering::Relaxed);
+        if policy.is_host() || !says_localhost || !policy.is_own(real.ip()) {
+            return real;
+        }
+        with_ip(real, like(real, Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST))
+    }
+
+    /// Its local address as its guest calls it.
+    pub fn shown_local(&self, real: SocketAddr, is_connected: bool) -> SocketAddr {
+        if self.bound() == Bound::Any && !is_connected {
+            let any = like(real, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
+            return with_ip(real, any);
+        }
+        self.shown(real)
+    }
+
+    /// Whether its kind of socket takes the address. Wasmtime refuses IPv4 in IPv6, and so it stays.
+    fn fits(&self, ip: IpAddr) -> bool {
+        ip.is_ipv4() == self.is_ipv4 && ip.to_canonical() == ip
+    }
+}
+
+fn is_many(ip: IpAddr) -> bool {
+    ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+fn like(address: SocketAddr, four: Ipv4Addr, six: Ipv6Addr) -> IpAddr {
+    if address.is_ipv4() {
+        four.into()
+    } else {
+        six.into()
+    }
+}
+
+fn with_ip(mut address: SocketAddr, ip: IpAddr) -> SocketAddr {
+    address.set_ip(ip);
+    address
+}

@@ -1,0 +1,103 @@
+//! `wasi:sockets/tcp` on translated addresses.
+
+use crate::guest::Guest;
+use crate::traffic::sockets::same;
+use std::net::SocketAddr;
+use wasmtime::component::Resource;
+use wasmtime_wasi::p2::bindings::sockets::network::{
+    IpAddressFamily, IpSocketAddress, Network as Capability,
+};
+use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as _;
+use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as _;
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, SocketResult, TcpSocket};
+use wasmtime_wasi::sockets::{WasiSocketsCtxView, WasiSocketsView as _};
+
+/// A socket that was accepted, and its streams.
+type Accepted = (
+    Resource<TcpSocket>,
+    Resource<DynInputStream>,
+    Resource<DynOutputStream>,
+);
+
+impl Guest {
+    pub fn create_tcp(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
+        let socket = self.traffic().make(family)?;
+        let made = WasiSocketsCtxView {
+            ctx: &mut socket.context(),
+            table: self.sockets().table,
+        }
+        .create_tcp_socket(family)?;
+        self.traffic().keep(&made, &socket);
+        Ok(made)
+    }
+
+    pub async fn bind_tcp(
+        &mut self,
+        this: Resource<TcpSocket>,
+        network: Resource<Capability>,
+        asked: IpSocketAddress,
+    ) -> SocketResult<()> {
+        let socket = self.traffic().get(&this)?;
+        let (real, bound) = socket.binding(asked.into())?;
+        let done = self.sockets().start_bind(this, network, real.into()).await;
+        if done.is_ok() {
+            socket.set_bound(bound);
+        }
+        done
+    }
+
+    /// From the pod's own address, where that leads.
+    pub async fn connect_tcp(
+        &mut self,
+        this: Resource<TcpSocket>,
+        network: Resource<Capability>,
+        asked: IpSocketAddress,
+    ) -> SocketResult<()> {
+        let socket = self.traffic().get(&this)?;
+        let real = socket.destination(asked.into())?;
+        let mut sockets = self.sockets();
+        if let Some(source) = socket.source(real)
+            && sockets.local_address(same(&this)).is_err()
+        {
+            sockets
+                .start_bind(same(&this), same(&network), source.into())
+                .await?;
+            sockets.finish_bind(same(&this))?;
+        }
+        sockets.start_connect(this, network, real.into())
+    }
+
+    /// The next client that the container has room for; others are turned away, so that they do not wait for nothing.
+    pub fn accept_tcp(&mut self, this: Resource<TcpSocket>) -> SocketResult<Accepted> {
+        let listener = self.traffic().get(&this)?;
+        loop {
+            let (client, input, output) = self.sockets().accept(same(&this))?;
+            if let Some(accepted) = listener.accepted() {
+                self.traffic().keep(&client, &accepted);
+                return Ok((client, input, output));
+            }
+            let table = self.sockets().table;
+            table.delete(input)?;
+            table.delete(output)?;
+            table.delete(client)?;
+        }
+    }
+
+    pub fn tcp_local(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {
+        let socket = self.traffic().get(&this)?;
+        let is_connected = self.sockets().remote_address(same(&this)).is_ok();
+        let real = SocketAddr::from(self.sockets().local_address(this)?);
+        Ok(socket.shown_local(real, is_connected).into())
+    }
+
+    pub fn tcp_remote(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {
+        let socket = self.traffic().get(&this)?;
+        let real = self.sockets().remote_address(this)?;
+        Ok(socket.shown(real.into()).into())
+    }
+
+    pub fn drop_tcp(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<()> {
+        self.traffic().forget(&this);
+        self.sockets().drop(this)
+    }
+}

@@ -1,0 +1,345 @@
+//! Sockets of guests: whom they reach, who reaches them, and by what addresses they know each other.
+
+mod support;
+
+#[path = "support/peers.rs"]
+mod peers;
+
+use peers::{GUEST, NameServer, Peer, Pod, eventually, pod_address};
+use serde_json::json;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+use support::{Engine, Program};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn start() -> (Engine, Program) {
+    let engine = Engine::start();
+    let program = Program::compile(engine.directory.path(), GUEST);
+    (engine, program)
+}
+
+/// A peer that answers all that it is sent with `pong` and where it comes from.
+fn ponging(on: &str) -> Peer {
+    Peer::start(on, |mut stream| {
+        let mut text = String::new();
+        let _ = stream.read_to_string(&mut text);
+        let client = stream.peer_addr().expect("peer").ip();
+        let _ = write!(stream, "pong {client} {text}");
+    })
+}
+
+/// Everything that the other side says to `text`.
+fn exchange(address: SocketAddr, text: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(text.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut said = String::new();
+    stream.read_to_string(&mut said)?;
+    Ok(said)
+}
+
+fn port_of(line: &str) -> u16 {
+    let (_, port) = line.rsplit_once(':').expect("port");
+    port.parse().expect("port")
+}
+
+#[test]
+fn connections_come_from_the_pods_address() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    let peer = ponging(&pod_address());
+    for bind in ["", ",0.0.0.0:0"] {
+        let answer = pod.text(&format!("/connect?{}{bind}", peer.address));
+        let lines: Vec<&str> = answer.lines().collect();
+        assert!(
+            lines[0].starts_with(&format!("local {}:", pod.address)),
+            "{answer}"
+        );
+        assert_eq!(lines[1], format!("remote {}", peer.address));
+        assert_eq!(lines[2], format!("pong {} ping", pod.address));
+    }
+    let free = TcpListener::bind((pod_address(), 0)).expect("bind");
+    let nobody = free.local_addr().expect("address");
+    drop(free);
+    assert_eq!(
+        pod.text(&format!("/connect?{nobody}")),
+        "error: connection-refused"
+    );
+}
+
+#[test]
+fn a_guest_that_listens_anywhere_is_reached_at_its_pods_address_alone() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    let other = Pod::start(&engine, &program, json!({}));
+    let mut lines = pod.ask("/echo?0.0.0.0:7001,3");
+    assert_eq!(lines.next(), "listening 0.0.0.0:7001");
+    let at = |address: &str| SocketAddr::new(address.parse().expect("address"), 7001);
+    assert_eq!(exchange(at(&pod.address), "hello").expect("echo"), "hello");
+    for from in [&other, &pod] {
+        let to = if from.address == pod.address {
+            "127.0.0.1"
+        } else {
+            &pod.address
+        };
+        let answer = from.text(&format!("/connect?{to}:7001"));
+        assert!(
+            answer.ends_with(&format!("remote {to}:7001\nping")),
+            "{answer}"
+        );
+    }
+    assert_eq!(lines.next(), "served 3");
+    for elsewhere in ["127.0.0.1", &other.address] {
+        let error = TcpStream::connect(at(elsewhere)).expect_err("closed");
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{elsewhere}");
+    }
+}
+
+#[test]
+fn each_pod_has_a_localhost_of_its_own() {
+    let (engine, program) = start();
+    let pods = [(); 2].map(|()| Pod::start(&engine, &program, json!({})));
+    let mut listening = pods.each_ref().map(|pod| pod.ask("/listen?127.0.0.1:8081"));
+    for lines in &mut listening {
+        assert_eq!(lines.next(), "listening 127.0.0.1:8081");
+    }
+    // Nobody but the pod itself comes through, neither another pod nor the machine.
+    let answer = pods[0].text(&format!("/connect?{}:8081", pods[1].address));
+    assert!(!answer.contains("pong"), "{answer}");
+    let address = SocketAddr::new(pods[1].address.parse().expect("address"), 8081);
+    let answer = exchange(address, "ping");
+    assert!(!answer.is_ok_and(|it| it.contains("pong")));
+    for (pod, lines) in pods.iter().zip(&mut listening) {
+        let answer = pod.text("/connect?127.0.0.1:8081");
+        assert!(answer.starts_with("local 127.0.0.1:"), "{answer}");
+        assert!(answer.ends_with("remote 127.0.0.1:8081\npong"), "{answer}");
+        let client = answer
+            .lines()
+            .next()
+            .expect("line")
+            .replace("local", "remote");
+        assert_eq!(lines.next(), "local 127.0.0.1:8081");
+        assert_eq!(lines.next(), client);
+    }
+}
+
+#[test]
+fn what_is_closed_to_requests_is_closed_to_sockets() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    let node = ponging("127.0.0.1");
+    let port = node.address.port();
+    let other = ponging("127.0.0.2");
+    for (address, error) in [
+        (
+            format!("127.0.0.2:{}", other.address.port()),
+            "access-denied",
+        ),
+        ("169.254.169.254:80".to_owned(), "access-denied"),
+        ("100.100.100.200:80".to_owned(), "access-denied"),
+        ("127.0.0.53:53".to_owned(), "access-denied"),
+        ("0.0.0.0:80".to_owned(), "invalid-argument"),
+        ("[fe80::1]:80".to_owned(), "access-denied"),
+        ("[64:ff9b::a9fe:a9fe]:80".to_owned(), "access-denied"),
+        (format!("[::ffff:127.0.0.1]:{port}"), "invalid-argument"),
+        (format!("[::127.0.0.1]:{port}"), "invalid-argument"),
+        (format!("[::1]:{port}"), "remote-unreachable"),
+        // Its own, where nobody listens.
+        (format!("127.0.0.1:{port}"), "connection-refused"),
+    ] {
+        let answer = pod.text(&format!("/connect?{address}"));
+        assert_eq!(answer, format!("error: {error}"), "{address}");
+    }
+    assert_eq!((node.count(), other.count()), (0, 0));
+    let without = Pod::start(&engine, &program, json!({"none": true}));
+    for path in [
+        format!("/connect?{}", node.address),
+        "/listen?0.0.0.0:7002".to_owned(),
+        "/receive?0.0.0.0:7002".to_owned(),
+        "/hoard".to_owned(),
+    ] {
+        let answer = without.text(&path);
+        assert!(answer.ends_with("error: access-denied"), "{path}: {answer}");
+    }
+    assert_eq!(
+        without.text("/resolve?localhost"),
+        "error: permanent-resolver-failure"
+    );
+}
+
+#[test]
+fn the_hosts_network_is_the_hosts() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({"host": true}));
+    let node = ponging("127.0.0.1");
+    let answer = pod.text(&format!("/connect?{}", node.address));
+    assert!(answer.ends_with("pong 127.0.0.1 ping"), "{answer}");
+    let mut lines = pod.ask("/echo?127.0.0.1:0,1");
+    let address = lines.next();
+    let address = address.strip_prefix("listening ").expect("address");
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+    let said = exchange(address.parse().expect("address"), "hello");
+    assert_eq!(said.expect("echo"), "hello");
+    let answer = pod.text("/connect?169.254.169.254:80");
+    assert_eq!(answer, "error: access-denied");
+}
+
+#[test]
+fn a_thousand_clients_one_after_the_other_and_all_at_once() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    let before = engine.descriptors();
+    let mut lines = pod.ask("/echo?0.0.0.0:0,1000");
+    let own = pod.address.parse().expect("address");
+    let address = SocketAddr::new(own, port_of(&lines.next()));
+    for number in 0..1000 {
+        let text = format!("hello {number}");
+        assert_eq!(exchange(address, &text).expect("echo"), text);
+    }
+    assert_eq!(lines.next(), "served 1000");
+    let mut lines = pod.ask("/echo?0.0.0.0:0,1000,together");
+    let address = SocketAddr::new(own, port_of(&lines.next()));
+    let clients = [(); 1000].map(|()| TcpStream::connect(address).expect("connect"));
+    assert_eq!(lines.next(), "all there");
+    drop(clients);
+    assert_eq!(lines.next(), "served 1000");
+    drop(lines);
+    eventually("all sockets are closed", || {
+        engine.descriptors() <= before + 8
+    });
+}
+
+#[test]
+fn datagrams_go_both_ways_and_show_the_addresses_that_the_guest_used() {
+    let (engine, program) = start();
+    let [one, two] = [(); 2].map(|()| Pod::start(&engine, &program, json!({})));
+    // From pod to pod.
+    let mut lines = two.ask("/receive?0.0.0.0:7003");
+    assert_eq!(lines.next(), "local 0.0.0.0:7003");
+    let answer = one.text(&format!("/send?{}:7003,0.0.0.0:0", two.address));
+    assert!(
+        answer.ends_with(&format!("pong from {}:7003", two.address)),
+        "{answer}"
+    );
+    let from = format!("ping from {}:", one.address);
+    assert!(lines.next().starts_with(&from));
+    // Inside a pod, by its localhost; connected and not.
+    for connected in ["", ",connected"] {
+        let mut lines = one.ask("/receive?127.0.0.1:7004");
+        assert_eq!(lines.next(), "local 127.0.0.1:7004");
+        // What others send is not heard.
+        let stranger = UdpSocket::bind((two.address.as_str(), 0)).expect("bind");
+        let there = (one.address.as_str(), 7004);
+        stranger.send_to(b"stranger", there).expect("send");
+        let answer = one.text(&format!("/send?127.0.0.1:7004,0.0.0.0:0{connected}"));
+        assert!(answer.ends_with("pong from 127.0.0.1:7004"), "{answer}");
+        if !connected.is_empty() {
+            assert!(answer.starts_with("local 127.0.0.1:"), "{answer}");
+            assert!(answer.contains("\nremote 127.0.0.1:7004\n"), "{answer}");
+        }
+        assert!(lines.next().starts_with("ping from 127.0.0.1:"));
+    }
+}
+
+#[test]
+fn programs_of_the_machine_get_answers_to_their_datagrams() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    let mut lines = pod.ask("/receive?0.0.0.0:7005");
+    assert_eq!(lines.next(), "local 0.0.0.0:7005");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    client.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    client
+        .connect((pod.address.as_str(), 7005))
+        .expect("connect");
+    client.send(b"hello").expect("send");
+    let mut bytes = [0; 16];
+    let length = client.recv(&mut bytes).expect("answer");
+    assert_eq!(&bytes[..length], b"pong");
+    let address = client.local_addr().expect("address");
+    assert_eq!(lines.next(), format!("hello from {address}"));
+    // Unasked it sends nothing there.
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("bind");
+    silent.set_nonblocking(true).expect("nonblocking");
+    let port = silent.local_addr().expect("address").port();
+    drop(pod.ask(&format!("/send?127.0.0.1:{port},0.0.0.0:0")));
+    assert_eq!(
+        silent.recv(&mut bytes).expect_err("nothing").kind(),
+        ErrorKind::WouldBlock
+    );
+}
+
+#[test]
+fn names_are_looked_up_as_the_pods_files_say() {
+    let (engine, program) = start();
+    let names = NameServer::start(&[
+        ("db.shop.svc.test", &["10.9.8.7", "10.9.8.6"]),
+        ("a.b.shop.svc.test", &["10.9.8.5"]),
+        ("a.b", &["10.9.8.4"]),
+    ]);
+    let resolv_conf = format!(
+        "{}search shop.svc.test svc.test\noptions ndots:2\n",
+        names.resolv_conf()
+    );
+    let hosts = "127.0.0.1 localhost\n::1 localhost\n10.1.1.1 alias Alias.test\n";
+    let pod = Pod::start(
+        &engine,
+        &program,
+        json!({"resolvConf": resolv_conf, "hosts": hosts}),
+    );
+    for (name, addresses) in [
+        ("db", "10.9.8.7\n10.9.8.6"),
+        ("a.b", "10.9.8.5"),
+        ("a.b.", "10.9.8.4"),
+        ("alias.TEST", "10.1.1.1"),
+        ("localhost", "127.0.0.1\n::1"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+    ] {
+        let answer = pod.text(&format!("/resolve?{name}"));
+        assert_eq!(sorted(&answer), sorted(addresses), "{name}");
+    }
+    for (name, error) in [
+        ("nobody.test.", "name-unresolvable"),
+        ("a..b", "invalid-argument"),
+        ("", "invalid-argument"),
+        (".", "invalid-argument"),
+        (&"x".repeat(300), "invalid-argument"),
+    ] {
+        let answer = pod.text(&format!("/resolve?{name}"));
+        assert_eq!(answer, format!("error: {error}"), "{name}");
+    }
+    let bare = Pod::start(&engine, &program, json!({}));
+    assert_eq!(
+        bare.text("/resolve?db"),
+        "error: permanent-resolver-failure"
+    );
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn a_container_has_so_many_sockets_and_gets_them_back() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    for _ in 0..2 {
+        let answer = pod.text("/hoard");
+        assert_eq!(answer, "256\nerror: new-socket-limit");
+    }
+}
+
+#[test]
+fn calls_that_make_no_sense_have_the_errors_that_the_interface_gives_them() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    let answer = pod.text("/misuse");
+    let expected = include_str!("support/misuse.txt");
+    assert_eq!(answer, expected.trim_end(), "{answer}");
+}

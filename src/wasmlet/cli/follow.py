@@ -198,12 +198,12 @@ class Follower:
                 return process_status(account.exit_code or 0)
 
     def _tell_addresses(self, account: Account) -> None:
-        """Where it can be reached, once it listens."""
+        """Where it can be reached: once it listens for HTTP, or has begun and may listen itself."""
         for run in account.runs:
             if run.started and run.sandbox not in self._told:
                 self._told.add(run.sandbox)
                 for address in run.serves:
-                    click.echo(f"http://{address}/", err=True)
+                    click.echo(address, err=True)
 
     def _watch_logs(self, inotify: Inotify, account: Account) -> None:
         from asyncinotify import Mask

@@ -63,7 +63,7 @@ class Attempt(Fact):
     `post_started_at`: the postStart hook is done, well or not. `is_outdated`: the pod wants another image by now.
     `leaves_engine`: the operator wants it in an engine of the agent's release.
     The termination message is read from `termination_path` below `termination_root` ("" when there is no file).
-    `serves` has `HOST:PORT` of each port on which it serves HTTP. `directories` are those that its guest sees,
+    `serves` has the URL of each port on which it serves, or means to. `directories` are those that its guest sees,
     for `exec` (none of an attempt that an earlier release made).
     """
 

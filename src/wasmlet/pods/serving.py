@@ -1,4 +1,4 @@
-"""Where a container that serves HTTP does it, as its pod says. Pure."""
+"""Where a container serves, as its pod says. Pure."""
 
 from __future__ import annotations
 
@@ -32,12 +32,19 @@ def http(pod: Pod, container: Container, *, kind: str, pod_ips: Sequence[str]) -
     )
 
 
-def addresses(orders: protocol.Http | None) -> list[str]:
-    """`HOST:PORT` of each listener."""
-    if orders is None:
-        return []
-    hosts = [f"[{address}]" if ":" in address else address for address in orders.addresses]
-    return [f"{host}:{port}" for host in hosts for port in orders.ports]
+def addresses(container: Container, orders: protocol.Http | None, *, pod_ips: Sequence[str]) -> list[str]:
+    """Where a container can be reached: `http://HOST:PORT/` of each of its listeners.
+
+    What a command listens on is its own business; its containerPorts say what it means to, as `tcp://HOST:PORT`.
+    """
+    if orders is not None:
+        return [f"http://{host}:{port}/" for host in _hosts(orders.addresses) for port in orders.ports]
+    ports = dict.fromkeys((each.protocol.lower(), each.container_port) for each in container.ports)
+    return [f"{scheme}://{host}:{port}" for host in _hosts(pod_ips) for scheme, port in ports]
+
+
+def _hosts(addresses: Sequence[str]) -> list[str]:
+    return [f"[{address}]" if ":" in address else address for address in addresses]
 
 
 def _reuse(pod: Pod) -> int:

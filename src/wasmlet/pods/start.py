@@ -334,7 +334,7 @@ class Starter:
             image_id=prepared.image.image_id,
             termination_root=str(prepared.termination.root) if prepared.termination else "",
             termination_path=prepared.termination.relative if prepared.termination else "",
-            serves=serving.addresses(http),
+            serves=serving.addresses(container, http, pod_ips=self._worker.facts.pod_ips),
             directories=[
                 Directory(guest_path=each.guest_path, root=str(each.root), relative=each.sub_path)
                 for each in prepared.mounts

@@ -22,22 +22,30 @@ def test_every_tcp_port_once() -> None:
         ContainerPort(container_port=81, name="b"),
     )
     assert (made.addresses, made.ports, made.reuse) == (["127.88.0.3"], [80, 81], 1)
-    assert addresses(made) == ["127.88.0.3:80", "127.88.0.3:81"]
+    assert addresses(Container(name="c"), made, pod_ips=[]) == ["http://127.88.0.3:80/", "http://127.88.0.3:81/"]
 
 
 def test_without_ports_8080() -> None:
     assert orders().ports == [8080]
 
 
-def test_a_command_serves_nothing() -> None:
+def test_a_command_listens_itself() -> None:
     assert orders(ContainerPort(container_port=80), kind="command") is None
-    assert addresses(None) == []
+    assert addresses(Container(name="c"), None, pod_ips=["127.88.0.3"]) == []
+    ports = [
+        ContainerPort(container_port=80),
+        ContainerPort(container_port=53, protocol="UDP"),
+        ContainerPort(container_port=80),
+    ]
+    assert addresses(Container(name="c", ports=ports), None, pod_ips=["127.88.0.3", "fd00::1"]) == [
+        "tcp://127.88.0.3:80", "udp://127.88.0.3:53", "tcp://[fd00::1]:80", "udp://[fd00::1]:53",
+    ]  # fmt: skip
 
 
 def test_every_address_and_those_of_version_6_in_brackets() -> None:
     pod = Pod(metadata=ObjectMeta(name="web"))
     orders = http(pod, Container(name="c"), kind="http", pod_ips=["10.0.0.1", "fd00::1"])
-    assert addresses(orders) == ["10.0.0.1:8080", "[fd00::1]:8080"]
+    assert addresses(Container(name="c"), orders, pod_ips=[]) == ["http://10.0.0.1:8080/", "http://[fd00::1]:8080/"]
 
 
 def test_the_annotation_says_how_often_an_instance_serves() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ pytestmark = [
     pytest.mark.timeout(180, func_only=True),
     needs_root,
 ]
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAFFIC_GUEST = ROOT / "tests" / "traffic-guest" / "traffic-guest.wasm"
+ECHO_GUEST = ROOT / "demos" / "tcp-echo" / "tcp-echo.wasm"
 
 UNAVAILABLE = "node.kubernetes.io/network-unavailable"
 
@@ -76,6 +81,21 @@ spec:
       image: "IMAGE"
       ports: [{ containerPort: 80 }]
       readinessProbe: { httpGet: { path: /count, port: 80 }, periodSeconds: 1 }
+"""
+
+CALLER = """
+apiVersion: v1
+kind: Pod
+metadata: { name: NAME }
+spec:
+  nodeName: NODE
+  restartPolicy: Never
+  tolerations: [{ key: kubernetes.io/arch, operator: Exists }]
+  containers:
+    - name: guest
+      image: "IMAGE"
+      args: ARGS
+      ports: [{ containerPort: 7000 }]
 """
 
 
@@ -209,6 +229,7 @@ def test_two_nodes_give_their_pods_addresses_that_stay(nodes: tuple[Node, Node],
         http = f"{registry.address}/http:1"
         second.wasmlet("push", http_guest(), http)
         _a_server_is_asked(second, http)
+        _guests_call_each_other(first, second, registry.address)
         _probes_and_neighbours_reach(first, second, addresses[0], others[0])
         _agents_death_changes_nothing(first)
         _the_hosts_network(first, image)
@@ -236,8 +257,65 @@ def _answer(url: str) -> bytes:
     return content
 
 
+def _guests_call_each_other(first: Node, second: Node, registry: str) -> None:
+    """By HTTP and by sockets, on one node and between two; each with its own address and a localhost of its own."""
+    traffic, echo = f"{registry}/traffic:1", f"{registry}/echo:1"
+    first.wasmlet("push", TRAFFIC_GUEST, traffic)
+    first.wasmlet("push", ECHO_GUEST, echo)
+    here, there, server = (
+        _call(node, name, image, args)
+        for node, name, image, args in (
+            (first, "here", traffic, []),
+            (second, "there", traffic, []),
+            (second, "echo", echo, ["serve", "7000"]),
+        )
+    )
+    for address, other in ((here, there), (there, here)):
+        assert _text(address, f"/fetch?GET,http://{other}:7000/") == "200\nready\n"
+        local, remote, said = eventually_now(lambda: _connected(address, server), second, seconds=20)  # noqa: B023
+        assert (local.rpartition(":")[0], remote, said) == (f"local {address}", f"remote {server}:7000", "ping")
+    asked = _call(first, "asks", echo, ["ask", server, "7000", "good", "night"])
+    assert asked != server
+    first.cluster.kubectl("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/asks", "--timeout=30s")
+    assert first.cluster.kubectl("logs", "asks").stdout == b"good\nnight\n"
+    with ThreadPoolExecutor() as threads:
+        listens = threads.submit(_text, here, "/listen?127.0.0.1:8081")
+        receives = threads.submit(_text, here, "/receive?0.0.0.0:8082")
+        eventually_now(lambda: "refused" not in _text(there, f"/connect?{here}:8081"), first, seconds=20)
+        assert "pong" not in _text(there, f"/connect?{here}:8081")
+        assert _text(here, "/connect?127.0.0.1:8081").endswith("remote 127.0.0.1:8081\npong\n")
+        heard = listens.result(timeout=20)
+        assert heard.startswith("listening 127.0.0.1:8081\nlocal 127.0.0.1:8081\nremote 127.0.0.1:"), heard
+        assert _text(there, f"/send?{here}:8082,0.0.0.0:0").endswith(f"pong from {here}:8082\n")
+        assert f"ping from {there}:" in receives.result(timeout=20)
+    first.cluster.kubectl("delete", "pod", "here", "there", "echo", "asks", "--grace-period=1", "--timeout=40s")
+
+
+def _call(node: Node, name: str, image: str, args: list[str]) -> str:
+    """A pod that calls and is called, on port 7000; its address."""
+    manifest = CALLER.replace("NAME", name).replace("NODE", node.name).replace("IMAGE", image)
+    node.cluster.kubectl("apply", "-f", "-", stdin=manifest.replace("ARGS", json.dumps(args)).encode())
+    shown = ("get", "pod", name, "-o", "jsonpath={.status.podIP} {.status.containerStatuses[0].started}")
+    ended = ("get", "pod", name, "-o", "jsonpath={.status.phase}")
+    started = lambda: node.cluster.kubectl(*shown).stdout.endswith(b" true")  # noqa: E731
+    eventually_now(lambda: started() or node.cluster.kubectl(*ended).stdout == b"Succeeded", node, seconds=40)
+    return node.cluster.kubectl(*shown).stdout.decode().split()[0]
+
+
+def _connected(address: str, server: str) -> list[str]:
+    """What the guest at `address` sees of its connection to the server; empty while nobody listens."""
+    lines = _text(address, f"/connect?{server}:7000").splitlines()
+    return lines if len(lines) == 3 else []
+
+
+def _text(address: str, path: str) -> str:
+    with urllib.request.urlopen(f"http://{address}:7000{path}", timeout=30) as answer:
+        content: bytes = answer.read()
+    return content.decode()
+
+
 def _probes_and_neighbours_reach(first: Node, second: Node, address: str, neighbour: str) -> None:
-    """A listener in the namespace stands for a command, which cannot listen yet."""
+    """A listener in the namespace stands for a command that listens."""
     with listening(first.namespace.path, address, 80):
         assert ask(second.namespace.path, address, 80, source=neighbour) == neighbour
         ready = lambda: [name for name, pod in first.pods().items() if _is_ready(pod)]  # noqa: E731

@@ -1,13 +1,15 @@
-"""Which blob of an image is the Wasm module, and how to lay a module out as an image. Pure functions.
+"""Which blobs of an image are its module and its files, and how to lay a module out as an image. Pure functions.
 
 Read here: every layout whose module is one blob: the CNCF one (tag-runtime, "Wasm OCI Artifact layout"), Krustlet's
-(which Kubewarden writes too), the Bytecode Alliance's component layer, and the type that solo.io and wasmCloud used.
-What is a file system, or an application of several parts, gets an error that names what was found.
+(which Kubewarden writes too), the Bytecode Alliance's component layer, and the type that solo.io and wasmCloud used;
+images of files as docker builds them; and runwasi's, which have both. What is an application of several parts gets an
+error that names what was found.
 """
 
 from __future__ import annotations
 
 import enum
+import platform
 import posixpath
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +19,14 @@ from typing import Any, Final, Literal
 import msgspec
 
 from wasmlet.base.errors import UserError
+from wasmlet.images import configuration
+from wasmlet.images.configuration import (
+    CONTAINER_CONFIGS,
+    WASM_ARCHITECTURES,
+    WASM_SYSTEMS,
+    ContainerConfig,
+    ImageConfig,
+)
 from wasmlet.images.manifest import (
     DOCKER_MANIFEST,
     OCI_MANIFEST,
@@ -41,21 +51,18 @@ MODULE_LAYER: Final = "application/vnd.module.wasm.content.layer.v1+wasm"
 """Of solo.io's wasm-image-spec, and of wasmCloud before it took the CNCF layout."""
 WASM_LAYERS: Final = (WASM_LAYER, KRUSTLET_LAYER, COMPONENT_LAYER, MODULE_LAYER)
 CNCF_CONFIGS: Final = (WASM_CONFIG, KRUSTLET_CONFIG)
-CONTAINER_CONFIGS: Final = (
-    "application/vnd.oci.image.config.v1+json",
-    "application/vnd.docker.container.image.v1+json",
-)
 _FILE_SYSTEM_LAYERS: Final = (
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
     "application/vnd.docker.image.rootfs.diff.tar",
     "application/vnd.docker.image.rootfs.foreign.diff.tar",
 )
-_WASM_SYSTEMS: Final = ("wasip2", "wasip1", "wasi")
-_WASM_ARCHITECTURES: Final = ("wasm", "wasm32")
 _READ: Final = (
-    f"wasmlet reads images of exactly one layer of the types {', '.join(WASM_LAYERS)}; `wasmlet push` writes the first"
+    f"wasmlet reads images of one layer of the types {', '.join(WASM_LAYERS)} and images of files (OCI, docker); "
+    "`wasmlet push` writes the first"
 )
+
+_MACHINE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 Layout = Literal["cncf", "krustlet"]
 WasiOs = Literal["wasip1", "wasip2"]
@@ -69,34 +76,26 @@ class Binary(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ImageConfig:
-    """What an image says about how to start it; neither of the layouts read so far says anything.
-
-    Attributes:
-        entrypoint: As the Dockerfile's ENTRYPOINT.
-        command: As the Dockerfile's CMD.
-        environment: Pairs of name and value, in order.
-        working_directory: "" when the image names none.
-    """
-
-    entrypoint: tuple[str, ...] = ()
-    command: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-    working_directory: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Choice:
-    """The module of an image.
+    """What an image consists of: a module, a root file system, or both.
 
     Attributes:
-        module: The blob.
+        module: The blob of the one Wasm layer; None when the program is one of the files.
         module_name: Its file's name by the title annotation, "" when there is none.
+        layers: The layers of the root file system, lowest first.
+        diff_ids: The digests of their archives.
     """
 
-    module: Descriptor
+    module: Descriptor | None
     module_name: str
     config: ImageConfig
+    layers: tuple[Descriptor, ...] = ()
+    diff_ids: tuple[str, ...] = ()
+
+    @property
+    def blobs(self) -> tuple[Descriptor, ...]:
+        """All that has to be downloaded beside the config."""
+        return self.layers if self.module is None else (*self.layers, self.module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +107,8 @@ class Package:
     media_type: str = OCI_MANIFEST
 
 
-def choose_module(manifest: Manifest, config: bytes) -> Choice:
-    """The one Wasm module of an image.
+def choose(manifest: Manifest, config: bytes) -> Choice:
+    """What of an image is run, and with which root file system.
 
     Args:
         config: The content of the manifest's config blob.
@@ -117,40 +116,70 @@ def choose_module(manifest: Manifest, config: bytes) -> Choice:
     Raises:
         UserError: Not an image that wasmlet reads; reason `LinuxImage` when it is one for Linux.
     """
-    types = [layer.media_type for layer in manifest.layers]
-    if types and all(_is_file_system(media_type) for media_type in types):
-        raise _file_system_image(manifest, config)
-    if len(types) != 1 or types[0] not in WASM_LAYERS:
-        if len(types) > 1 and all(media_type in WASM_LAYERS for media_type in types):
-            raise UserError(f"the image holds {len(types)} Wasm modules", hint="wasmlet runs images with one")
-        found = f"config {shown(manifest.config.media_type)}, layers {shown_list(types)}"
-        raise UserError(f"the image's layout is not known ({found})", hint=_READ)
-    if types == [WASM_LAYER] and manifest.config.media_type in CNCF_CONFIGS:
+    files = tuple(layer for layer in manifest.layers if _is_file_system(layer.media_type))
+    modules = [layer for layer in manifest.layers if layer.media_type in WASM_LAYERS]
+    if len(modules) + len(files) != len(manifest.layers) or not manifest.layers:
+        raise _unknown(manifest)
+    if len(modules) > 1:
+        raise UserError(f"the image holds {len(modules)} Wasm modules", hint="wasmlet runs images with one")
+    is_container = manifest.config.media_type in CONTAINER_CONFIGS
+    if files:
+        if not is_container:
+            raise _unknown(manifest)
+        return _with_files(manifest, configuration.parse(config), files, modules)
+    if modules[0].media_type == WASM_LAYER and manifest.config.media_type in CNCF_CONFIGS:
         _check_cncf_config(config)
-    module = manifest.layers[0]
-    return Choice(module, _module_name(module), ImageConfig())
+    return Choice(modules[0], _module_name(modules[0]), _config_of_module(config) if is_container else ImageConfig())
+
+
+def _with_files(
+    manifest: Manifest, config: ContainerConfig, files: tuple[Descriptor, ...], modules: list[Descriptor]
+) -> Choice:
+    if not modules and not configuration.is_for_wasm(manifest, config):
+        raise _linux_image(config.platform)
+    named = config.rootfs.diff_ids if config.rootfs is not None else None
+    if modules and named is not None and len(named) == len(manifest.layers):  # runwasi's tools name all of them
+        every = zip(manifest.layers, config.diff_ids(len(manifest.layers)), strict=True)
+        diff_ids = tuple(diff_id for layer, diff_id in every if layer in files)
+    else:
+        diff_ids = config.diff_ids(len(files))
+    module = modules[0] if modules else None
+    return Choice(module, "" if module is None else _module_name(module), config.image, files, diff_ids)
+
+
+def _config_of_module(config: bytes) -> ImageConfig:
+    """What runwasi's images of one module say; a config that is none says nothing, since the layer is enough."""
+    try:
+        return configuration.parse(config).image
+    except UserError:
+        return ImageConfig()
 
 
 def choose_platform(index: Index) -> Descriptor:
     """The entry of an index that holds Wasm: os `wasi…` or architecture `wasm`, or the only entry if it says nothing.
 
+    Else one for Linux, this machine's first: `docker build` without a platform calls images of Wasm so too, and
+    `choose` sees by its config what it is.
+
     Raises:
-        UserError: None does; the message names the platforms (reason `LinuxImage` when one is Linux).
+        UserError: There is none of these; the message names the platforms.
     """
     entries = [entry for entry in index.manifests if entry.platform is None or entry.platform.os != "unknown"]
     entries = [entry for entry in entries if entry.media_type in (OCI_MANIFEST, DOCKER_MANIFEST)]
-    for system in _WASM_SYSTEMS:
+    for system in WASM_SYSTEMS:
         for entry in entries:
             if entry.platform is not None and entry.platform.os == system:
                 return entry
     for entry in entries:
-        if entry.platform is not None and entry.platform.architecture in _WASM_ARCHITECTURES:
+        if entry.platform is not None and entry.platform.architecture in WASM_ARCHITECTURES:
             return entry
     if len(entries) == 1 and entries[0].platform is None:
         return entries[0]
+    linux = [entry for entry in entries if entry.platform is not None and entry.platform.os == "linux"]
+    linux.sort(key=lambda entry: entry.platform is not None and entry.platform.architecture != _MACHINE)
+    if linux:
+        return linux[0]
     platforms = shown_list([str(entry.platform or Platform()) for entry in entries])
-    if any(entry.platform is not None and entry.platform.os == "linux" for entry in entries):
-        raise _linux_image(platforms)
     raise UserError(
         f"the image has no WebAssembly platform, only: {platforms}",
         hint="wasmlet runs WebAssembly (platforms such as wasip1/wasm)",
@@ -219,15 +248,7 @@ def _is_file_system(media_type: str) -> bool:
     return media_type.startswith(_FILE_SYSTEM_LAYERS)
 
 
-def _file_system_image(manifest: Manifest, config: bytes) -> UserError:
-    """Why an image of file-system layers is refused: because it is for Linux, or because such images come later."""
-    document = _object(config)
-    system, architecture = str(document.get("os", "")), str(document.get("architecture", ""))
-    platform = shown(f"{system or '?'}/{architecture or '?'}")
-    if system in _WASM_SYSTEMS or architecture in _WASM_ARCHITECTURES:
-        return UserError(f"the image ({platform}) is a file system, which wasmlet does not read yet", hint=_READ)
-    if system == "linux" or manifest.config.media_type in CONTAINER_CONFIGS:
-        return _linux_image(platform)
+def _unknown(manifest: Manifest) -> UserError:
     found = f"config {shown(manifest.config.media_type)}, layers {shown_list([x.media_type for x in manifest.layers])}"
     return UserError(f"the image's layout is not known ({found})", hint=_READ)
 
@@ -244,7 +265,7 @@ def _linux_image(platforms: str) -> UserError:
 def _check_cncf_config(config: bytes) -> None:
     document = _object(config)
     architecture = document.get("architecture", "wasm")
-    if architecture not in _WASM_ARCHITECTURES:
+    if architecture not in WASM_ARCHITECTURES:
         raise UserError(f"the image's config names architecture {shown(str(architecture))}, not wasm")
 
 

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Final, Literal
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
 from wasmlet.images import layouts
+from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
 from wasmlet.images.digests import Digests, Identity, NotRegularError
 from wasmlet.images.ingest import Ingest, translated
-from wasmlet.images.layouts import ImageConfig, Layout, WasiOs
+from wasmlet.images.layers import Bounds
+from wasmlet.images.layouts import Choice, Layout, WasiOs
 from wasmlet.images.local import LocalFiles
 from wasmlet.images.manifest import (
     INDEX_TYPES,
@@ -32,6 +34,7 @@ from wasmlet.images.reference import parse as parse_reference
 from wasmlet.images.settings import Settings
 from wasmlet.images.store import Content, Entry, MissingBlobError, Store
 from wasmlet.images.threads import in_thread
+from wasmlet.images.trees import Tree, Trees, chain_of
 
 if TYPE_CHECKING:
     from wasmlet.images.registry import Fetched, Registry
@@ -46,9 +49,9 @@ class Progress:
     """How far a pull is.
 
     Attributes:
-        stage: `resolve` asks the registry what the name stands for, `download` moves the module.
-        received_bytes: Of the module.
-        total_bytes: Of the module; 0 while it is not known.
+        stage: `resolve` asks the registry what the name stands for, `download` moves the module and the layers.
+        received_bytes: Of what is moved.
+        total_bytes: Of what is moved; 0 while it is not known.
     """
 
     stage: Literal["resolve", "download"]
@@ -64,10 +67,12 @@ class Image:
     Attributes:
         reference: Canonical.
         image_id: `registry/repository@sha256:…` as the registry resolved it; `sha256:…` for a local file.
-        digest: Of the module's bytes; the key of everything compiled from it.
-        module: The file with the Wasm bytes. Read only; it stays while its digest is named in `in_use`.
-        module_name: argv[0] of a container that gives no command.
-        size_bytes: Of the module.
+        digest: Of the module's bytes, the key of everything compiled from it; "" when the program is in `tree`.
+        module: The file with the Wasm bytes, or the directory of `tree`. Read only; a module stays while its digest
+            is named in `in_use`.
+        module_name: argv[0] of a container that gives no command; "" when the program is in `tree`.
+        size_bytes: Of the module and the layers.
+        tree: The root file system, None when the image has none.
     """
 
     reference: str
@@ -77,6 +82,7 @@ class Image:
     module_name: str
     config: ImageConfig
     size_bytes: int
+    tree: Tree | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class StoredImage:
 
     Attributes:
         digest: As the registry resolved the reference.
-        size_bytes: Of all the image's blobs.
+        size_bytes: Of all the image's blobs, and of the files they are unpacked to.
         created: When the image came into the store, RFC 3339; "" when another tool put it there.
     """
 
@@ -105,6 +111,7 @@ class Library:
         self._connecting = asyncio.Lock()
         self._local = LocalFiles()
         self._digests = Digests()
+        self._trees = Trees(settings.directory / "trees", Bounds(content_bytes=settings.max_unpacked_bytes))
         self._places = asyncio.Semaphore(settings.parallel_pulls)
         # The logins are part of the key: who waits for a pull has proved the right to it.
         self._pulls: Flights[tuple[str, tuple[Credential, ...]], tuple[Image, bool], Progress] = Flights("pull")
@@ -142,7 +149,7 @@ class Library:
             if pull_policy != "Always":
                 content = await self._found(parsed)
                 if content is not None:
-                    return self._image(parsed, content), False
+                    return await self._image(parsed, content), False
                 if pull_policy == "Never":
                     raise UserError(
                         f"image {parsed} is not on this node and imagePullPolicy is Never",
@@ -222,11 +229,30 @@ class Library:
             NotFoundError: The store does not have it.
         """
         await in_thread(self._store.remove, str(parse_remote(reference)), in_use=frozenset(in_use))
+        await in_thread(self.remove_unused_trees)
+
+    def remove_unused_trees(self) -> int:
+        """Remove the unpacked files of images that are gone, which no container needs; how many bytes that frees."""
+        return self._trees.keep_only({chain for entry in self._store.entries() if (chain := self._chain(entry))})
+
+    async def lay(self, image: Image, destination: Path, *, writable: bool) -> None:
+        """Fill the empty directory `destination` with the files of an image that has a `tree`.
+
+        Args:
+            writable: Whether a guest may change what it gets; else the files are shared with others.
+
+        Raises:
+            RetryableError: They were damaged or removed and cannot be unpacked again now.
+            OSError: The disk says no.
+        """
+        assert image.tree is not None
+        await self._trees.lay(image.tree, destination, writable=writable, what=f"image {image.reference}")
 
     async def close(self) -> None:
         """Stop every download, leaving nothing half done, and close the connections. Idempotent."""
         await self._pulls.close()
         await self._blobs.close()
+        await self._trees.close()
         await self._local.close()
         await self._digests.close()
         if self._registry is not None:
@@ -251,12 +277,12 @@ class Library:
         return content
 
     def _find(self, reference: Reference) -> tuple[Content | None, list[Descriptor]]:
-        """The image, and those of its blobs that this process has not hashed."""
+        """The image, and its modules that this process has not hashed; who unpacks layers of files looks at those."""
         content = self._store.find(str(reference))
         if content is None and reference.digest is not None:
             content = self._store.find_resolved(reference.name, reference.digest)
         layers = () if content is None else content.manifest.layers
-        return content, [layer for layer in layers if not self._is_known(layer)]
+        return content, [each for each in layers if each.media_type in layouts.WASM_LAYERS and not self._is_known(each)]
 
     def _is_known(self, blob: Descriptor) -> bool:
         try:
@@ -271,16 +297,20 @@ class Library:
         except (OSError, NotRegularError):
             return False
 
-    def _image(self, reference: Reference, content: Content) -> Image:
-        choice = layouts.choose_module(content.manifest, content.config)
+    async def _image(self, reference: Reference, content: Content) -> Image:
+        choice = layouts.choose(content.manifest, content.config)
+        tree = await self._trees.of_image(choice, self._store.path, what=f"image {reference}")
+        module = choice.module
+        named = choice.module_name or f"{posixpath.basename(reference.repository)}.wasm"
         return Image(
             reference=str(reference),
             image_id=f"{reference.name}@{content.entry.resolved_digest}",
-            digest=choice.module.digest,
-            module=self._store.path(choice.module.digest),
-            module_name=choice.module_name or f"{posixpath.basename(reference.repository)}.wasm",
+            digest="" if module is None else module.digest,
+            module=self._store.path(module.digest) if module is not None else self._settings.directory,
+            module_name="" if module is None else named,
             config=choice.config,
-            size_bytes=choice.module.size,
+            size_bytes=sum(blob.size for blob in choice.blobs),
+            tree=tree,
         )
 
     async def _pull(
@@ -294,7 +324,7 @@ class Library:
             if content is not None:
                 digest = await (await self._connected()).resolve(reference, logins)
                 if digest == content.entry.resolved_digest:
-                    return self._image(reference, content), False
+                    return await self._image(reference, content), False
             for _ in range(_STORE_ATTEMPTS - 1):
                 with contextlib.suppress(MissingBlobError):
                     return await self._download(reference, logins, flight), True
@@ -310,24 +340,33 @@ class Library:
             raise UserError(f"the config of image {reference} is longer than {MAX_MANIFEST_BYTES} bytes")
         await self._fetch(reference, manifest.config, logins, lambda _: None)
         config = await in_thread(self._store.read, manifest.config)
-        module = layouts.choose_module(manifest, config).module
-        if module.size > self._settings.max_module_bytes:
-            raise UserError(
-                f"the module of image {reference} has {module.size} bytes, "
-                f"more than this node takes ({self._settings.max_module_bytes})"
-            )
+        choice = layouts.choose(manifest, config)
+        self._check_size(reference, choice)
+        total, done = sum(blob.size for blob in choice.blobs), 0
 
         def received(count: int) -> None:
-            flight.report(Progress("download", str(reference), count, module.size))
+            flight.report(Progress("download", str(reference), done + count, total))
 
         received(0)
-        await self._fetch(reference, module, logins, received)
+        for blob in choice.blobs:
+            await self._fetch(reference, blob, logins, received)
+            done += blob.size
         media_type = media_type_of(fetched.content, fetched.media_type)
         descriptor = Descriptor(media_type=media_type, digest=fetched.digest, size=len(fetched.content))
         entry = Entry(str(reference), descriptor, resolved.digest)
         await in_thread(self._store.add, descriptor, fetched.content)
         await in_thread(self._store.put, entry)
-        return self._image(reference, Content(entry, manifest, config))
+        return await self._image(reference, Content(entry, manifest, config))
+
+    def _check_size(self, reference: Reference, choice: Choice) -> None:
+        limit = self._settings.max_module_bytes
+        if choice.module is not None and choice.module.size > limit:
+            raise UserError(
+                f"the module of image {reference} has {choice.module.size} bytes, more than this node takes ({limit})"
+            )
+        size, limit = sum(layer.size for layer in choice.layers), self._settings.max_unpacked_bytes
+        if size > limit:
+            raise UserError(f"the layers of image {reference} have {size} bytes, more than this node takes ({limit})")
 
     async def _choose_platform(
         self, reference: Reference, resolved: Fetched, logins: Sequence[Credential]
@@ -381,11 +420,25 @@ class Library:
     def _list(self) -> list[StoredImage]:
         return sorted(
             (
-                StoredImage(entry.name, entry.resolved_digest, self._store.size_bytes(entry), entry.stored_at)
+                StoredImage(entry.name, entry.resolved_digest, self._size_bytes(entry), entry.stored_at)
                 for entry in self._store.entries()
             ),
             key=lambda image: image.reference,
         )
+
+    def _size_bytes(self, entry: Entry) -> int:
+        chain = self._chain(entry)
+        return self._store.size_bytes(entry) + (self._trees.size_bytes(chain) if chain else 0)
+
+    def _chain(self, entry: Entry) -> str:
+        """The name of the image's tree; "" when it has none, or is not complete."""
+        content = self._store.find(entry.name)
+        if content is None:
+            return ""
+        try:
+            return chain_of(layouts.choose(content.manifest, content.config))
+        except UserError:
+            return ""  # another tool's, of a kind that we do not read
 
 
 @contextlib.contextmanager

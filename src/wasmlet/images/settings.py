@@ -27,6 +27,8 @@ class Settings:
         idle_timeout_seconds: The longest time without progress, for an answer to begin and for 16 KiB of a blob to
             move. Default 30.
         max_module_bytes: The largest module that is downloaded; a larger one is refused. Default 1 GiB.
+        max_unpacked_bytes: The most that the layers of an image may unpack to; an image with more is refused. Default
+            4 GiB.
         parallel_pulls: How many images are pulled at the same time; the others wait. Default 4.
         attempts: How often one request is made when the registry fails in passing (429, 5xx, a cut line). Default 3.
         retry_delay_seconds: The wait before the second attempt, doubled for each further one; a Retry-After of the
@@ -42,12 +44,14 @@ class Settings:
     connect_timeout_seconds: float = 10.0
     idle_timeout_seconds: float = 30.0
     max_module_bytes: int = 1 << 30
+    max_unpacked_bytes: int = 4 << 30
     parallel_pulls: int = 4
     attempts: int = 3
     retry_delay_seconds: float = 0.5
 
     def __post_init__(self) -> None:
-        positive = ("connect_timeout_seconds", "idle_timeout_seconds", "max_module_bytes", "parallel_pulls", "attempts")
+        positive = ("connect_timeout_seconds", "idle_timeout_seconds", "max_module_bytes", "max_unpacked_bytes",
+                    "parallel_pulls", "attempts")  # fmt: skip
         for name in positive:
             if getattr(self, name) <= 0:
                 raise ValueError(f"images: {name} must be greater than 0, not {getattr(self, name)}")

@@ -9,15 +9,20 @@ from wasmlet.kube.types import Container, Pod
 from wasmlet.sandbox import protocol
 
 DEFAULT_PORT = 8080
-"""The port of a container that names none (design section 2)."""
+"""The port of a container that names none, nor its image (design section 2)."""
 
 REUSE_ANNOTATION = "wasmlet.dev/http-reuse"
 """How many requests one instance may serve, one after the other; 1 where it is absent, so that no request sees what
 another one left."""
 
 
-def http(pod: Pod, container: Container, *, kind: str, pod_ips: Sequence[str]) -> protocol.Http | None:
+def http(
+    pod: Pod, container: Container, *, kind: str, pod_ips: Sequence[str], exposed_ports: Sequence[int] = ()
+) -> protocol.Http | None:
     """The engine's orders for a guest of this kind; None for one that serves nothing.
+
+    Args:
+        exposed_ports: What the image says, for a container that names no port.
 
     Raises:
         UserError: The annotation is no whole number from 1 on.
@@ -27,7 +32,7 @@ def http(pod: Pod, container: Container, *, kind: str, pod_ips: Sequence[str]) -
     ports = [each.container_port for each in container.ports if each.protocol == "TCP"]
     return protocol.Http(
         addresses=list(pod_ips),
-        ports=list(dict.fromkeys(ports)) or [DEFAULT_PORT],
+        ports=list(dict.fromkeys(ports)) or [*exposed_ports] or [DEFAULT_PORT],
         reuse=_reuse(pod),
     )
 

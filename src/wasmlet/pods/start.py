@@ -1,6 +1,6 @@
 """The one long step of a pod: starting a container.
 
-Image → artifact → environment → root directory → attempt saved → sandbox. What fails before the attempt is saved
+Image → environment → artifact → root directory → attempt saved → sandbox. What fails before the attempt is saved
 leaves a `Failure` with the standard reason, and the plan tries again; the stage says which reason (contract 4.4).
 """
 
@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from wasmlet.base import beneath, clock, quantity
@@ -19,9 +20,10 @@ from wasmlet.images import library
 from wasmlet.images.credentials import Credential, parse_docker_config, parse_legacy_docker_config
 from wasmlet.images.layouts import LINUX_IMAGE
 from wasmlet.images.library import Image
+from wasmlet.images.programs import Program
 from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
-from wasmlet.pods import demands, environment, facts, hosts, network, plan, restarts, serving
+from wasmlet.pods import demands, environment, facts, hosts, network, plan, programs, restarts, serving
 from wasmlet.pods.accounts import Progress
 from wasmlet.pods.facts import Attempt, Directory, Failure
 from wasmlet.pods.handlers import ISOLATED
@@ -53,7 +55,7 @@ _OWN_REASONS = ("ErrImageNeverPull", "InvalidImageName", environment.REASON)
 
 
 @dataclass(frozen=True)
-class _Program:
+class _Compiled:
     """What an engine maps, and as what it runs (`protocol.Compiled.kind`)."""
 
     artifact: protocol.Artifact
@@ -65,12 +67,13 @@ class _Plan:
     """Everything a sandbox needs but for the engine that it goes to."""
 
     image: Image
+    program: Program
     args: list[str]
     env: list[protocol.EnvVar]
     working_dir: str
     mounts: list[ContainerMount]
     termination: TerminationFile | None
-    compiled: Mapping[str, _Program] = field(default_factory=dict)
+    compiled: Mapping[str, _Compiled] = field(default_factory=dict)
 
 
 class _StageError(Exception):
@@ -137,8 +140,6 @@ class Starter:
                     await self.set_up_volume(volume)
         with _stage("image"):
             image = await self._image(container)
-        with _stage("create"):
-            compatibility, program = await self._program(container, image)
         with _stage("config"):
             variables = await self._environment(container, image)
             command = environment.build_command(
@@ -148,16 +149,20 @@ class Starter:
                 container, image_working_directory=image.config.working_directory
             )
         with _stage("create"):
+            words = programs.arguments(container, command, image)
+            program = await asyncio.to_thread(programs.program, image, words, variables, working_directory=working_dir)
+            compatibility, compiled = await self._compile(container, program)
+            await self._lay(container, number, image)
             made = await asyncio.to_thread(self._root, container, number, variables, working_dir)
-        name = command.command or (environment.Text(image.module_name),)
         return _Plan(
             image=image,
-            args=[text.value for text in (*name, *command.args)],
+            program=program,
+            args=[text.value for text in words],
             env=[protocol.EnvVar(name=each.name, value=each.value, secret=each.secret) for each in variables.variables],
             working_dir=working_dir,
             mounts=[*made.mounts],
             termination=made.termination,
-            compiled={compatibility: program},
+            compiled={compatibility: compiled},
         )
 
     async def _image(self, container: Container) -> Image:
@@ -205,21 +210,29 @@ class Starter:
                 self._worker.tell("Warning", "FailedToRetrieveImagePullSecret", text)
         return found
 
-    async def _program(self, container: Container, image: Image) -> tuple[str, _Program]:
+    async def _compile(self, container: Container, program: Program) -> tuple[str, _Compiled]:
         """The artifact for engines of the present compatibility, under that value."""
         handle = await self._rooms.engines.acquire(self._pool_key())
         compatibility = handle.engine.compatibility
 
         def on_compile() -> None:
             news = Progress(
-                container=container.name, stage="compile", subject=image.module_name, total_bytes=image.size_bytes
+                container=container.name, stage="compile", subject=program.name, total_bytes=program.size_bytes
             )
             self._rooms.listener.progress(self._worker.bundle.uid, news)
 
         artifact, compiled = await self._rooms.artifacts.ensure(
-            image.module, digest=image.digest, compatibility=compatibility, on_compile=on_compile
+            program.module, digest=program.digest, compatibility=compatibility, on_compile=on_compile
         )
-        return compatibility, _Program(artifact, compiled.kind)
+        return compatibility, _Compiled(artifact, compiled.kind)
+
+    async def _lay(self, container: Container, number: int, image: Image) -> None:
+        """The image's files as the root of the attempt, which is made anew."""
+        if image.tree is None:
+            return
+        attempt = self._worker.places.attempt(container.name, number)
+        await asyncio.to_thread(_empty, attempt / root.ROOT)
+        await self._rooms.library.lay(image, attempt / root.ROOT, writable=not _is_read_only(container))
 
     def _pool_key(self) -> PoolKey:
         """Pods with other people's directories, and those that ask for it, get an engine of their own (design 1, 3)."""
@@ -266,14 +279,13 @@ class Starter:
             )
             for each in container.volume_mounts
         ]
-        context = container.security_context
         return root.build_root(
             attempt,
             mounts=mounts,
             files=self._own_files(),
             directories=[working_dir],
             termination_path=container.termination_message_path or None,
-            read_only=bool(context and context.read_only_root_filesystem),
+            read_only=_is_read_only(container),
         )
 
     def _own_files(self) -> dict[str, RootFile]:
@@ -293,12 +305,12 @@ class Starter:
         with _stage("create"):
             for _ in range(ENGINE_TRIES):
                 handle = await self._rooms.engines.acquire(self._pool_key())
-                program = prepared.compiled.get(handle.engine.compatibility)
-                if program is None:
-                    _, program = await self._program(container, prepared.image)
-                http = self._http(container, program)
+                compiled = prepared.compiled.get(handle.engine.compatibility)
+                if compiled is None:
+                    _, compiled = await self._compile(container, prepared.program)
+                http = self._http(container, compiled, prepared.image)
                 attempt = self._save_attempt(container, number, prepared, http, engine=handle.record.id)
-                spec = self._spec(container, number, prepared, program, http)
+                spec = self._spec(container, number, prepared, compiled, http)
                 try:
                     sandbox = await self._rooms.engines.put(attempt.id, spec, engine=handle.record.id)
                 except EngineBusyError:
@@ -308,7 +320,7 @@ class Starter:
                 except WasmletError as error:
                     self._drop_attempt(container, attempt)
                     if error.reason == "Artifact":
-                        self._rooms.artifacts.discard(program.artifact)
+                        self._rooms.artifacts.discard(compiled.artifact)
                     raise
                 if sandbox.started_at is not None:
                     attempt.started_at = clock.from_text(sandbox.started_at)
@@ -360,7 +372,7 @@ class Starter:
             log.unlink(missing_ok=True)
 
     def _spec(
-        self, container: Container, number: int, prepared: _Plan, program: _Program, http: protocol.Http | None
+        self, container: Container, number: int, prepared: _Plan, compiled: _Compiled, http: protocol.Http | None
     ) -> protocol.SandboxSpec:
         pod, places = self._worker.bundle.pod, self._worker.places
         of_pod = pod.spec.resources.limits if pod.spec.resources is not None else {}
@@ -371,8 +383,8 @@ class Starter:
             pod_name=pod.metadata.name,
             container=container.name,
             attempt=number,
-            artifact=program.artifact,
-            kind=program.kind,
+            artifact=compiled.artifact,
+            kind=compiled.kind,
             http=http,
             network=network.way(pod, self._worker.facts.pod_ips),
             args=prepared.args,
@@ -391,9 +403,11 @@ class Starter:
             cpu_quota_millicores=_millicores(limits["cpu"]) if "cpu" in limits else None,
         )
 
-    def _http(self, container: Container, program: _Program) -> protocol.Http | None:
+    def _http(self, container: Container, compiled: _Compiled, image: Image) -> protocol.Http | None:
         pod, pod_ips = self._worker.bundle.pod, self._worker.facts.pod_ips
-        return serving.http(pod, container, kind=program.kind, pod_ips=pod_ips)
+        return serving.http(
+            pod, container, kind=compiled.kind, pod_ips=pod_ips, exposed_ports=image.config.exposed_ports
+        )
 
     # --- failures -----------------------------------------------------------------------------------------------------
 
@@ -444,6 +458,18 @@ def _named(volume: Volume) -> Iterator[None]:
     except OSError as error:
         about = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
         raise WasmletError(text + about, hint="see to the node's disk") from error
+
+
+def _is_read_only(container: Container) -> bool:
+    context = container.security_context
+    return bool(context and context.read_only_root_filesystem)
+
+
+def _empty(directory: Path) -> None:
+    """Make it, or make it empty: an earlier try of this attempt may have left files."""
+    directory.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    beneath.remove_tree(directory)
+    directory.mkdir(mode=0o700)
 
 
 def _millicores(cpu: quantity.Quantity) -> int | None:

@@ -16,8 +16,9 @@ from tests.support.registry import RunningRegistry
 from tests.unit.images.conftest import COMPONENT
 from tests.unit.images.fake_registry import MODULE, FakeRegistry, hang, on, partly, status, times
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
+from wasmlet.images.configuration import CONTAINER_CONFIGS, ImageConfig
 from wasmlet.images.credentials import Credential
-from wasmlet.images.layouts import CONTAINER_CONFIGS, WASM_CONFIG, WASM_LAYER, ImageConfig, Layout
+from wasmlet.images.layouts import WASM_CONFIG, WASM_LAYER, Layout
 from wasmlet.images.library import Library, Progress, PullPolicy
 from wasmlet.images.manifest import OCI_INDEX, digest_of
 from wasmlet.images.settings import Settings

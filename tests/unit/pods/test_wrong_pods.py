@@ -15,7 +15,7 @@ from tests.support.pods import bundle, config_map, container, data_volume
 from tests.support.waiting import eventually
 from tests.unit.images.fake_registry import FakeRegistry
 from wasmlet.base.errors import UserError
-from wasmlet.images.layouts import CONTAINER_CONFIGS
+from wasmlet.images.configuration import CONTAINER_CONFIGS
 from wasmlet.images.manifest import OCI_INDEX, OCI_MANIFEST
 from wasmlet.kube.types import (
     ConfigMapVolume,

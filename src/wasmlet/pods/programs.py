@@ -1,0 +1,54 @@
+"""What a container runs, from its image and its command: the arguments, and the module. Pure but for looking at a file.
+
+An image that is one module runs that module, whatever the command's first word is; in an image of files the first
+word names the module, as it names the program of any container (contract 6.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from wasmlet.base.errors import UserError
+from wasmlet.images import programs
+from wasmlet.images.library import Image
+from wasmlet.images.programs import Program
+from wasmlet.kube.types import Container
+from wasmlet.pods.environment import Command, Environment, Text
+
+__all__ = ["arguments", "program"]
+
+
+def arguments(container: Container, command: Command, image: Image) -> list[Text]:
+    """argv, whose first word an image of one module may leave to wasmlet: then it is the module's file name.
+
+    Raises:
+        UserError: Neither the pod nor an image of files says what to run.
+    """
+    words = [*command.command, *command.args]
+    from_image = not container.args and bool(image.config.command)  # docker's CMD alone is the whole command
+    if image.module_name and not command.command and not from_image:
+        words.insert(0, Text(image.module_name))
+    if not words:
+        raise UserError("no command specified", hint="the image has no entrypoint: give the container a command")
+    return words
+
+
+def program(image: Image, words: Sequence[Text], environment: Environment, *, working_directory: str) -> Program:
+    """The module to run, and the function in it.
+
+    Raises:
+        NotFoundError: The image's files have no such program.
+        GuestError: It is no WebAssembly.
+    """
+    first = words[0].value
+    if image.module_name or image.tree is None:
+        function = _function(image)
+        return Program(image.module, image.digest, image.module_name, image.size_bytes, function)
+    search = next((each.value for each in environment.variables if each.name == "PATH"), "")
+    return programs.find(image.tree, first, search=search, working_directory=working_directory)
+
+
+def _function(image: Image) -> str:
+    """What follows `#` in the image's own first word; a pod's words are arguments to a module that is given."""
+    named = (*image.config.entrypoint, *image.config.command)[:1]
+    return named[0].rpartition("#")[2] if named and "#" in named[0] else ""

@@ -1,0 +1,162 @@
+"""Containers of images of files: which program runs, as what, in which root directory."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.agent import Agent
+from tests.support.file_images import archive, build, directory, files, link, member, put
+from tests.support.guests import guest, http_guest
+from tests.support.pods import bundle, data_volume
+from tests.support.waiting import eventually
+from wasmlet.kube.types import Container, ContainerSecurityContext, EnvVar, VolumeMount
+from wasmlet.pods.bundle import Bundle
+
+FILES, ENV, ECHO = (guest(name).read_bytes() for name in ("files", "env", "echo"))
+
+
+def image(agent: Agent, *layers: bytes, name: str = "app", **fields: Any) -> str:
+    return put(agent.directory / "images", f"localhost/test/{name}:1", build(*layers, **fields))
+
+
+def pod(reference: str, **fields: Any) -> Bundle:
+    return bundle(Container(name="main", image=reference, image_pull_policy="Never", **fields))
+
+
+async def output(agent: Agent, submitted: Bundle, phase: str = "Succeeded") -> str:
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == phase
+    return agent.output(submitted).decode()
+
+
+async def test_the_image_says_how_it_starts_and_the_pod_may_say_more(agent: Agent) -> None:
+    reference = image(
+        agent,
+        files({"app.wasm": ENV}),
+        Entrypoint=["/app.wasm", "entry"],
+        Cmd=["cmd"],
+        Env=["FROM_IMAGE=1", "BOTH=image"],
+    )
+
+    async def arguments(**fields: Any) -> list[str]:
+        lines = (await output(agent, pod(reference, **fields))).splitlines()
+        return [line.partition("=")[2] for line in lines if line.startswith("argv")]
+
+    assert await arguments() == ["/app.wasm", "entry", "cmd"]
+    assert await arguments(args=["mine"]) == ["/app.wasm", "entry", "mine"]
+    assert await arguments(command=["/app.wasm", "own"]) == ["/app.wasm", "own"]
+    assert await arguments(command=["/app.wasm"], args=["a b", "$(BOTH)"]) == ["/app.wasm", "a b", "$(BOTH)"]
+    variables = await output(agent, pod(reference, env=[EnvVar(name="BOTH", value="pod")]))
+    assert "FROM_IMAGE=1\n" in variables
+    assert "BOTH=pod\n" in variables
+
+
+@pytest.mark.parametrize(
+    ("execution", "fields"),
+    [
+        ({"Cmd": ["/app.wasm"]}, {}),
+        ({"Cmd": ["app.wasm"]}, {}),
+        ({"Entrypoint": ["./app.wasm"]}, {}),
+        ({"Entrypoint": ["tool"]}, {}),
+        ({"Entrypoint": ["tool"], "Env": ["PATH=/nowhere:/opt"]}, {}),
+        ({"Entrypoint": ["../app.wasm"], "WorkingDir": "/usr"}, {}),
+        ({"Entrypoint": ["app.wasm"]}, {"working_dir": "/"}),
+        ({"Entrypoint": ["/nothing.wasm"]}, {"command": ["/sbin/tool"]}),
+        ({}, {"command": ["tool"], "env": [EnvVar(name="PATH", value="/opt")]}),
+        ({}, {"args": ["/app.wasm"]}),
+    ],
+)
+async def test_the_first_word_names_the_program(agent: Agent, execution: Any, fields: Any) -> None:
+    layer = archive(
+        [member("app.wasm", ENV), link("usr/bin/tool", "/app.wasm"), link("sbin", "usr/bin"), member("opt/tool", ENV)]
+    )
+    assert "argv[0]=" in await output(agent, pod(image(agent, layer, **execution), **fields))
+
+
+async def test_a_container_has_the_image_s_files_and_writes_to_its_own_copy(agent: Agent) -> None:
+    layer = archive([member("app.wasm", FILES), member("data/motd", b"of the image"), link("link", "/data/motd")])
+    reference = image(agent, layer, Entrypoint=["/app.wasm"], WorkingDir="/data")
+    assert await output(agent, pod(reference, args=["cat", "/data/motd"])) == "of the image"
+    assert await output(agent, pod(reference, args=["cat", "/link"])) == "of the image"
+    assert await output(agent, pod(reference, args=["write", "/data/motd", "changed"])) == ""
+    assert await output(agent, pod(reference, args=["append", "/new", "x"])) == ""
+    assert await output(agent, pod(reference, args=["ls", "/"])) == "app.wasm\ndata\ndev\netc\nlink\n"
+    assert await output(agent, pod(reference, args=["cat", "/data/motd"])) == "of the image"
+
+
+async def test_a_read_only_root_has_the_same_files_and_takes_no_writes(agent: Agent) -> None:
+    context = ContainerSecurityContext(read_only_root_filesystem=True)
+    reference = image(agent, files({"app.wasm": FILES, "motd": b"of the image"}), Entrypoint=["/app.wasm"])
+    assert await output(agent, pod(reference, args=["cat", "/motd"], security_context=context)) == "of the image"
+    await output(agent, pod(reference, args=["write", "/motd", "x"], security_context=context), "Failed")
+    await output(agent, pod(reference, args=["append", "/motd", "x"], security_context=context), "Failed")
+    assert await output(agent, pod(reference, args=["cat", "/motd"])) == "of the image"
+    hosts = await output(agent, pod(reference, args=["cat", "/etc/hosts"], security_context=context))
+    assert "Kubernetes-managed" in hosts
+
+
+async def test_volumes_are_mounted_over_the_image_s_files(agent: Agent) -> None:
+    reference = image(agent, files({"app.wasm": FILES, "data/motd": b"of the image"}), Entrypoint=["/app.wasm"])
+    submitted = pod(reference, args=["ls", "/data"], volume_mounts=[VolumeMount(name="data", mount_path="/data")])
+    submitted.pod.spec.volumes.append(data_volume())
+    assert await output(agent, submitted) == ""
+
+
+async def test_a_restart_gets_the_image_s_files_again(agent: Agent) -> None:
+    reference = image(agent, files({"app.wasm": FILES, "motd": b"1"}), Entrypoint=["/app.wasm"])
+    submitted = bundle(
+        Container(name="main", image=reference, image_pull_policy="Never", args=["append", "/motd", "2"]),
+        restart_policy="Always",
+    )
+    agent.dispatch.submit(submitted)
+    attempts = agent.directory / "pods" / submitted.uid / "containers" / "main"
+    await agent.until(submitted, lambda _: (attempts / "1" / "root" / "motd").exists())
+    assert (attempts / "0" / "root" / "motd").read_text() == "12"
+    await eventually(lambda: (attempts / "1" / "root" / "motd").read_text() == "12", "the second one's own file")
+
+
+@pytest.mark.parametrize(
+    ("execution", "fields", "cause", "text"),
+    [
+        ({"Entrypoint": ["/gone.wasm"]}, {}, "NotFoundError", "there is no program /gone.wasm in the image; it holds"),
+        ({}, {}, "UserError", "no command specified"),
+        ({}, {"command": ["/bin/sh"]}, "NotWasm", "/bin/sh cannot be run: it is not a WebAssembly binary but an ELF"),
+        ({}, {"command": ["/bin"]}, "NotFoundError", "there is no program /bin"),
+        ({}, {"command": ["sh", "-c", "true"]}, "NotWasm", "/bin/sh cannot be run"),
+        ({}, {"command": ["/empty.wasm"]}, "NotWasm", "but empty"),
+        ({}, {"command": ["/reactor.wasm"]}, "NoEntryPoint", "_start"),
+    ],
+)
+async def test_programs_that_are_none(agent: Agent, execution: Any, fields: Any, cause: str, text: str) -> None:
+    contents = {"app.wasm": ENV, "bin/sh": b"\x7fELF....", "empty.wasm": b"", "reactor.wasm": b"\0asm\x01\0\0\0"}
+    submitted = pod(image(agent, files(contents), **execution), **fields)
+    agent.dispatch.submit(submitted)
+    message = await agent.until_waiting(submitted, "CreateContainerError")
+    failure = agent.worker(submitted).facts.container("main").failure
+    assert failure is not None
+    assert failure.cause == cause
+    assert text in message
+
+
+async def test_a_server_listens_where_the_image_says_or_the_pod(agent: Agent) -> None:
+    reference = image(
+        agent, files({"app.wasm": http_guest().read_bytes()}), Cmd=["/app.wasm"], ExposedPorts={"3000": {}}
+    )
+    submitted = pod(reference)
+    agent.dispatch.submit(submitted)
+    await agent.until(submitted, lambda worker: agent.attempts(submitted))
+    attempt = agent.worker(submitted).facts.container("main").last
+    assert attempt is not None
+    assert [each.rpartition(":")[2] for each in attempt.serves] == ["3000"]
+
+
+async def test_exec_finds_programs_of_the_image(agent: Agent) -> None:
+    from wasmlet.pods import exec as executing
+
+    layer = archive([member("app.wasm", guest("sleep").read_bytes()), member("bin/tool.wasm", ENV), directory("tmp")])
+    submitted = pod(image(agent, layer, Entrypoint=["/app.wasm"]))
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    worker = agent.worker(submitted)
+    finished = await executing.execute(worker._rooms, worker, "main", ["/bin/tool.wasm", "x"])
+    assert "argv[1]=x" in finished.output

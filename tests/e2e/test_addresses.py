@@ -295,11 +295,19 @@ def _call(node: Node, name: str, image: str, args: list[str]) -> str:
     """A pod that calls and is called, on port 7000; its address."""
     manifest = CALLER.replace("NAME", name).replace("NODE", node.name).replace("IMAGE", image)
     node.cluster.kubectl("apply", "-f", "-", stdin=manifest.replace("ARGS", json.dumps(args)).encode())
-    shown = ("get", "pod", name, "-o", "jsonpath={.status.podIP} {.status.containerStatuses[0].started}")
-    ended = ("get", "pod", name, "-o", "jsonpath={.status.phase}")
-    started = lambda: node.cluster.kubectl(*shown).stdout.endswith(b" true")  # noqa: E731
-    eventually_now(lambda: started() or node.cluster.kubectl(*ended).stdout == b"Succeeded", node, seconds=40)
-    return node.cluster.kubectl(*shown).stdout.decode().split()[0]
+    shown = (
+        "get",
+        "pod",
+        name,
+        "-o",
+        "jsonpath={.status.podIP} {.status.containerStatuses[0].started} {.status.phase}",
+    )
+
+    def begun() -> list[str]:
+        words = node.cluster.kubectl(*shown).stdout.decode().split()
+        return words if {"true", "Succeeded"} & set(words) else []
+
+    return eventually_now(begun, node, seconds=40)[0]
 
 
 def _connected(address: str, server: str) -> list[str]:

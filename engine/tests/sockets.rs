@@ -8,7 +8,7 @@ mod peers;
 use peers::{GUEST, NameServer, Peer, Pod, eventually, pod_address};
 use serde_json::json;
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 use support::{Engine, Program};
 
@@ -342,4 +342,53 @@ fn calls_that_make_no_sense_have_the_errors_that_the_interface_gives_them() {
     let answer = pod.text("/misuse");
     let expected = include_str!("support/misuse.txt");
     assert_eq!(answer, expected.trim_end(), "{answer}");
+}
+
+/// The machine's own address beside loopback ones; none on a machine without a network.
+fn address_of_the_machine() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+    // Nothing is sent.
+    socket.connect("192.0.2.77:9").ok()?;
+    let address = socket.local_addr().expect("address").ip();
+    (!address.is_loopback()).then_some(address)
+}
+
+#[test]
+fn a_client_of_other_machines_gets_the_machines_address() {
+    let Some(machine) = address_of_the_machine() else {
+        return;
+    };
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    let peer = ponging(&machine.to_string());
+    for bind in ["", ",0.0.0.0:0"] {
+        let answer = pod.text(&format!("/connect?{}{bind}", peer.address));
+        assert!(
+            answer.ends_with(&format!("pong {machine} ping")),
+            "{answer}"
+        );
+    }
+    let answer = pod.text(&format!("/connect?{},0.0.0.0:7006", peer.address));
+    assert_eq!(answer, "error: remote-unreachable");
+    let server = UdpSocket::bind((machine, 0)).expect("bind");
+    let there = server.local_addr().expect("address");
+    for (bind, connected) in [("0.0.0.0:0", ""), ("0.0.0.0:0", ",connected")] {
+        let mut lines = pod.ask(&format!("/send?{there},{bind}{connected}"));
+        assert!(lines.next().starts_with("local "));
+        let mut bytes = [0; 16];
+        let (length, client) = server.recv_from(&mut bytes).expect("datagram");
+        assert_eq!((&bytes[..length], client.ip()), (&b"ping"[..], machine));
+        // Whom the guest has not sent anything is not heard.
+        let stranger = UdpSocket::bind((machine, 0)).expect("bind");
+        stranger.send_to(b"stranger", client).expect("send");
+        server.send_to(b"pong", client).expect("send");
+        if !connected.is_empty() {
+            assert_eq!(lines.next(), format!("remote {there}"));
+        }
+        assert_eq!(lines.next(), format!("pong from {there}"));
+    }
+    let answer = pod.text(&format!("/send?{there},127.0.0.1:0"));
+    assert!(answer.ends_with("error: remote-unreachable"), "{answer}");
+    let answer = pod.text(&format!("/send?{there},0.0.0.0:7007"));
+    assert!(answer.ends_with("error: remote-unreachable"), "{answer}");
 }

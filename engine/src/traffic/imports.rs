@@ -126,9 +126,11 @@ fn add_udp(linker: &mut Linker<Guest>) -> Result<()> {
         "[method]incoming-datagram-stream.receive",
         |mut store: Store<'_>, (this, most)| answer(store.data_mut().receive(this, most)),
     )?;
-    udp.func_wrap(
+    udp.func_wrap_async(
         "[method]outgoing-datagram-stream.send",
-        |mut store: Store<'_>, (this, datagrams)| answer(store.data_mut().send(this, datagrams)),
+        |mut store: Store<'_>, (this, datagrams)| {
+            Box::new(async move { answer(store.data_mut().send(this, datagrams).await) })
+        },
     )
 }
 

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
 
@@ -22,9 +22,16 @@ pub struct Socket {
     network: Arc<Network>,
     is_ipv4: bool,
     bound: Mutex<Bound>,
+    /// It has the machine's address instead of the pod's.
+    is_outside: AtomicBool,
+    /// Datagrams have been sent.
+    is_used: AtomicBool,
+    /// The numbers of its resources: a UDP socket and its streams.
+    streams: Mutex<Option<[u32; 3]>>,
     /// The guest calls the pod's own address localhost.
     says_localhost: AtomicBool,
-    /// Who sent something from an address that is closed to the guest, as programs of the machine do: the newest last.
+    /// Who sent something from an address that is closed to the guest, as programs of the machine do, or was sent something
+    /// from the machine's address: the newest last.
     callers: Mutex<VecDeque<SocketAddr>>,
     _place: Place,
 }
@@ -34,8 +41,10 @@ pub struct Socket {
 pub enum Bound {
     /// Nothing, or the engine has.
     Nothing,
-    /// 0.0.0.0 or ::
+    /// 0.0.0.0 or ::, and a port that the guest chose.
     Any,
+    /// The same and any port, as clients do.
+    Whatever,
     /// 127.0.0.1 or ::1
     Localhost,
     /// One of the pod's addresses.
@@ -53,7 +62,7 @@ impl Socket {
         let place = self.network.clients.try_take_fairly()?;
         // What the guest sees of an accepted socket is its whole address.
         let bound = match self.bound() {
-            Bound::Any => Bound::Own,
+            Bound::Any | Bound::Whatever => Bound::Own,
             bound => bound,
         };
         Some(Self::with(&self.network, self.is_ipv4, bound, place))
@@ -64,6 +73,9 @@ impl Socket {
             network: Arc::clone(network),
             is_ipv4,
             bound: Mutex::new(bound),
+            is_outside: AtomicBool::new(false),
+            is_used: AtomicBool::new(false),
+            streams: Mutex::default(),
             says_localhost: AtomicBool::new(bound == Bound::Localhost),
             callers: Mutex::default(),
             _place: place,
@@ -93,9 +105,15 @@ impl Socket {
                 policy.is_host() || policy.is_own(ip) || is_implicit
             }
             SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => {
-                policy.destination(ip) == Ok(ip) || self.has_called(address)
+                let is_open = policy.destination(ip) == Ok(ip);
+                if is_open && self.is_outside() {
+                    self.note_caller(address);
+                }
+                is_open || self.has_called(address)
             }
             SocketAddrUse::TcpAccept => self.hears(ip),
+            // Its port is open to the machine's network, which is none of the guest's business.
+            SocketAddrUse::UdpReceive if self.is_outside() => self.has_called(address),
             SocketAddrUse::UdpReceive => {
                 let is_heard = self.hears(ip);
                 if is_heard && policy.destination(ip) != Ok(ip) {
@@ -146,7 +164,9 @@ impl Socket {
         if policy.is_host() || !self.fits(ip) || is_many(ip) {
             return Ok((asked, Bound::Own));
         }
-        let bound = if ip.is_unspecified() {
+        let bound = if ip.is_unspecified() && asked.port() == 0 {
+            Bound::Whatever
+        } else if ip.is_unspecified() {
             Bound::Any
         } else if is_localhost(ip) {
             Bound::Localhost
@@ -174,11 +194,68 @@ impl Socket {
         if policy.is_own(there) {
             let says_localhost = is_localhost(ip);
             self.says_localhost.store(says_localhost, Ordering::Relaxed);
-        } else if self.bound() != Bound::Nothing && policy.source(there).is_none() {
-            // The kernel would call it an invalid argument: a loopback address does not lead there.
+        }
+        // What would be an invalid argument to the kernel: loopback addresses and others do not lead to each other.
+        let is_bound = self.bound() != Bound::Nothing;
+        if is_bound && self.is_outside() != policy.source(there).is_none() {
             return Err(ErrorCode::RemoteUnreachable);
         }
         Ok(with_ip(asked, there))
+    }
+
+    /// Whether it goes where its pod's address does not lead, and has not shown its own to anybody yet: then it gets the
+    /// machine's, as those have that are not bound.
+    pub fn has_to_move(&self, asked: SocketAddr) -> bool {
+        let policy = &self.network.policy;
+        let ip = asked.ip();
+        self.bound() == Bound::Whatever
+            && !self.is_outside()
+            && !self.is_used.load(Ordering::Relaxed)
+            && self.fits(ip)
+            && policy.destination(ip) == Ok(ip)
+            && policy.source(ip).is_none()
+    }
+
+    /// Where to bind it then.
+    pub fn anywhere(&self) -> SocketAddr {
+        if self.is_ipv4 {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (Ipv6Addr::UNSPECIFIED, 0).into()
+        }
+    }
+
+    /// It has the machine's address now.
+    pub fn set_outside(&self) {
+        self.is_outside.store(true, Ordering::Relaxed);
+    }
+
+    fn is_outside(&self) -> bool {
+        self.is_outside.load(Ordering::Relaxed)
+    }
+
+    /// A datagram has left.
+    pub fn set_used(&self) {
+        self.is_used.store(true, Ordering::Relaxed);
+    }
+
+    /// The numbers of a UDP socket, and of its streams once it has them.
+    pub fn streams(&self) -> Option<[u32; 3]> {
+        *lock(&self.streams)
+    }
+
+    /// See [`Socket::streams`].
+    pub fn set_streams(&self, numbers: [u32; 3]) {
+        *lock(&self.streams) = Some(numbers);
+    }
+
+    /// Its family, in the words of WASI.
+    pub fn family(&self) -> IpAddressFamily {
+        if self.is_ipv4 {
+            IpAddressFamily::Ipv4
+        } else {
+            IpAddressFamily::Ipv6
+        }
     }
 
     /// The pod's address from which an unbound socket has to go there; `None` leaves it to the kernel.
@@ -203,7 +280,7 @@ impl Socket {
 
     /// Its local address as its guest calls it.
     pub fn shown_local(&self, real: SocketAddr, is_connected: bool) -> SocketAddr {
-        if self.bound() == Bound::Any && !is_connected {
+        if matches!(self.bound(), Bound::Any | Bound::Whatever) && !is_connected {
             let any = like(real, Ipv4Addr::UNSPECIFIED, Ipv6Addr::UNSPECIFIED);
             return with_ip(real, any);
         }

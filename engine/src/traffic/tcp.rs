@@ -1,6 +1,7 @@
 //! `wasi:sockets/tcp` on translated addresses.
 
 use crate::guest::Guest;
+use crate::traffic::socket::Bound;
 use crate::traffic::sockets::same;
 use std::net::SocketAddr;
 use wasmtime::component::Resource;
@@ -9,7 +10,7 @@ use wasmtime_wasi::p2::bindings::sockets::network::{
 };
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as _;
 use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as _;
-use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, SocketResult, TcpSocket};
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, SocketError, SocketResult, TcpSocket};
 use wasmtime_wasi::sockets::{WasiSocketsCtxView, WasiSocketsView as _};
 
 /// A socket that was accepted, and its streams.
@@ -54,6 +55,20 @@ impl Guest {
         asked: IpSocketAddress,
     ) -> SocketResult<()> {
         let socket = self.traffic().get(&this)?;
+        if socket.has_to_move(asked.into())
+            && !self
+                .sockets()
+                .is_listening(same(&this))
+                .map_err(SocketError::trap)?
+        {
+            let mut context = socket.context();
+            let table = self.sockets().table;
+            let ctx = &mut context;
+            let made = WasiSocketsCtxView { ctx, table }.create_tcp_socket(socket.family())?;
+            let made = self.sockets().table.delete(made)?;
+            *self.sockets().table.get_mut(&this)? = made;
+            socket.set_bound(Bound::Nothing);
+        }
         let real = socket.destination(asked.into())?;
         let mut sockets = self.sockets();
         if let Some(source) = socket.source(real)

@@ -23,12 +23,14 @@ from wasmlet.base.errors import ConflictError, UserError
 from wasmlet.base.tasks import InterruptedWorkError, Tasks, unless
 from wasmlet.config import Config, make_state_directory
 from wasmlet.images import credentials, proxies
+from wasmlet.images.collection import Policy
 from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.node.machine import allocatable
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods import orphans
+from wasmlet.pods.collection import Collection
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
@@ -90,6 +92,24 @@ def image_settings(config: Config, *, allow_local_files: bool = True) -> ImageSe
         proxies=proxies.from_environment(os.environ),
         allow_local_files=allow_local_files,
     )
+
+
+def collection_policy(config: Config) -> Policy:
+    """When unused images go.
+
+    Raises:
+        UserError: The thresholds or ages contradict each other.
+    """
+    try:
+        return Policy(
+            high_percent=config.file.image_gc_high_threshold_percent,
+            low_percent=config.file.image_gc_low_threshold_percent,
+            minimum_age_seconds=config.file.image_minimum_gc_age_seconds,
+            maximum_age_seconds=config.file.image_maximum_gc_age_seconds,
+            pinned=tuple(config.file.pinned_images),
+        )
+    except ValueError as error:
+        raise UserError(str(error), hint="see image-gc-… in docs/reference/config.md") from error
 
 
 def logins() -> tuple[Credential, ...]:
@@ -223,7 +243,7 @@ async def _build(
     config: Config, hub: Hub, cluster: Cluster | None, stack: contextlib.AsyncExitStack, *, end_idle: bool
 ) -> Dispatch:
     """Build the rooms; each registers its end where it is made, so they end in reverse order."""
-    program = find_engine_program()
+    program, policy = find_engine_program(), collection_policy(config)
     library = Library(image_settings(config, allow_local_files=cluster is None))
     stack.push_async_callback(library.close)
     cache = artifacts.Artifacts(
@@ -252,7 +272,7 @@ async def _build(
         credentials=logins,
     )
     if cluster is not None:
-        cluster.equip(rooms, config.state)
+        cluster.equip(rooms, config.state, policy)
     dispatch = Dispatch(rooms if cluster is None else _joined(rooms, hub, cluster))
     stack.push_async_callback(dispatch.close)
     pool.on_change = dispatch.wake
@@ -261,7 +281,19 @@ async def _build(
     if cluster is not None and cluster.pod_cidr is not None:
         await cluster.pod_cidr.restore()  # containers that start again do so in their pods' network
     dispatch.load()
+    if not end_idle:  # A node's disk is the node's to keep; that of a person who runs a pod now and then is not.
+        _start_collection(library, policy, dispatch, cluster, stack)
     return dispatch
+
+
+def _start_collection(
+    library: Library, policy: Policy, dispatch: Dispatch, cluster: Cluster | None, stack: contextlib.AsyncExitStack
+) -> None:
+    tasks = Tasks()
+    stack.push_async_callback(tasks.close)
+    tell = (lambda *_: None) if cluster is None else cluster.warn
+    collection = Collection(library, policy, workers=lambda: dispatch.workers, tell=tell)
+    tasks.start(collection.run(), name="image garbage collection")
 
 
 def _placement(config: Config) -> placement.Placement:

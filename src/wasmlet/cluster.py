@@ -18,9 +18,10 @@ from pathlib import Path
 from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.config import NetworkMode
+from wasmlet.images.collection import Policy
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
-from wasmlet.kube.events import Recorder, about_pod
+from wasmlet.kube.events import Recorder, about_node, about_pod
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.objects import Objects
 from wasmlet.kube.objects_cache import ClusterObjects
@@ -116,6 +117,7 @@ class Cluster:
         self.dispatch: Dispatch | None = None
         self.shutdown = GracefulShutdown(settings.node, pods=self._living, terminate=self._terminate)
         self.machinery: Machinery | None = None
+        self.policy = Policy()
         self._node: Node | None = None
         self.pod_cidr = _pod_cidr(settings, host_ips)
         self._objects = ClusterObjects(self.client, on_change=self._object_changed)
@@ -251,10 +253,16 @@ class Cluster:
                 group.create_task(source.run(), name="pods of the API server")
                 group.create_task(mirrors.run(), name="mirror pods")
 
-    def equip(self, rooms: Rooms, state: Path) -> None:
+    def equip(self, rooms: Rooms, state: Path, policy: Policy) -> None:
         """Take note of what runs the pods: the Node tells of it."""
+        self.policy = policy
         self.machinery = Machinery(rooms.library, rooms.engines, state)
         rooms.engines.on_trouble = self._report_now
+
+    def warn(self, reason: str, message: str) -> None:
+        """A Warning event of the Node."""
+        about = about_node(self.settings.node.name, uid=self._owner().uid)
+        self.recorder.record(about, type="Warning", reason=reason, message=message)
 
     def _report_now(self) -> None:
         if self._node is not None:
@@ -282,7 +290,7 @@ class Cluster:
         client_ca, node = self._client_ca(), self.settings.node
         configuration = configz.of_node(
             node, healthz_port=self.settings.healthz_port, client_ca_file="" if client_ca is None else str(client_ca)
-        )
+        ) | configz.of_images(self.policy)
         return KubeletServer(
             ServerSettings(configuration=configuration), dispatch, hub,
             Authenticator(reviews), Authorizer(reviews, node_name=node.name), health=health,

@@ -26,6 +26,7 @@ NETWORK_MODES: tuple[NetworkMode, ...] = ("podcidr", "host")
 MAX_PORT = 65535
 Port = Annotated[int, msgspec.Meta(ge=0, le=MAX_PORT)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
+Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
 
 
 class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
@@ -48,6 +49,9 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         engine_cgroup: A directory of cgroup v2 for engines; "" asks systemd for scopes when it runs the agent.
         isolation: Which pods of a network share an engine: those of a `namespace`, of the `node`, or of a `pod` alone.
         network: Where pods of a cluster have their addresses: `podcidr` or `host`.
+        image_gc_high_threshold_percent, image_gc_low_threshold_percent, image_minimum_gc_age_seconds,
+        image_maximum_gc_age_seconds: When a node removes unused images (images.collection.Policy).
+        pinned_images: Globs of references that it never removes.
     """
 
     insecure_registries: list[str] = []
@@ -66,6 +70,11 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     engine_cgroup: str = ""
     isolation: Literal["namespace", "node", "pod"] = "namespace"
     network: NetworkMode = "podcidr"
+    image_gc_high_threshold_percent: Percent = 85
+    image_gc_low_threshold_percent: Percent = 80
+    image_minimum_gc_age_seconds: Seconds = 120.0
+    image_maximum_gc_age_seconds: Seconds = 0.0
+    pinned_images: list[str] = []
 
 
 @dataclass(frozen=True)

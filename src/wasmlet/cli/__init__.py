@@ -4,7 +4,7 @@
 - `run`      `wasmlet run`; `follow` shows a pod as a pipe; `bundles` makes pods of what was named
 - `pods`     ps, logs, stop, rm, inspect
 - `exec`     a command in a running container
-- `images`   push, pull, images, rmi
+- `images`   push, pull, images, rmi, prune, save, load
 - `node`     the agent itself
 - `exits`    which exit status stands for what
 """
@@ -35,6 +35,9 @@ COMMANDS = {
     "pull": "images",
     "push": "images",
     "rmi": "images",
+    "prune": "images",
+    "save": "images",
+    "load": "images",
     "node": "node",
     "join": "node",
     "leave": "leave",
@@ -83,6 +86,9 @@ SUMMARIES = {
     "pull": "Fetch an image from its registry",
     "push": "Send a .wasm file to a registry as an image",
     "rmi": "Remove images from the local store",
+    "prune": "Remove what no image needs, or what no pod uses, from the local store",
+    "save": "Write images as one OCI archive",
+    "load": "Take the images of an OCI archive into the local store",
     "node": "Serve a state directory in the foreground, alone or as a node of a cluster",
     "join": "Ask a cluster for an identity of this machine as a node",
     "leave": "Remove that identity, and the pods' network",

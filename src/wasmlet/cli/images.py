@@ -1,11 +1,14 @@
-"""`wasmlet images`, `pull`, `push` and `rmi`: the local store and registries.
+"""`wasmlet images`, `pull`, `push`, `rmi`, `prune`, `save` and `load`: the local store and registries.
 
-The store is made for several processes, so these commands need no agent; `rmi` asks the one that runs what is in use.
+The store is made for several processes, so these commands need no agent; `rmi` and `prune` ask the one that runs what
+is in use.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +21,14 @@ from wasmlet.base import clock
 from wasmlet.base.errors import ConflictError, NotFoundError, UserError
 from wasmlet.cli.output import Table, output_option, print_json, shown_size
 from wasmlet.cli.pods import accounts, age
+from wasmlet.images import archives
 from wasmlet.images.library import Library, Progress, StoredImage
 from wasmlet.images.reference import parse_remote
+from wasmlet.images.store import Store
+from wasmlet.pods.accounts import Account
+
+PRUNED_SECONDS = 60.0
+"""Blobs that came later may be of an image that another process pulls now."""
 
 
 @click.command("images")
@@ -119,6 +128,89 @@ def rmi_command(state: str | None, references: tuple[str, ...]) -> None:
             await library.close()
 
     asyncio.run(remove())
+
+
+@click.command("prune")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also every image that no pod uses.")
+@click.pass_obj
+def prune_command(state: str | None, everything: bool) -> None:
+    """Remove from the local store what no image needs, and tell how much space that frees."""
+    settings = config.load(state=state)
+
+    async def prune() -> int:
+        _, pods = await accounts(settings)
+        used = {name for each in pods for name in _used_by(each)}
+        library = _library(settings)
+        try:
+            freed = 0
+            for image in await library.images() if everything else []:
+                if used.isdisjoint((image.reference, image.image_id)):
+                    freed += await library.discard(image.reference)
+                    click.echo(image.reference)
+            return freed + await library.remove_unneeded(older_than_seconds=PRUNED_SECONDS)
+        finally:
+            await library.close()
+
+    click.echo(f"{shown_size(asyncio.run(prune()))} freed")
+
+
+@click.command("save")
+@click.argument("references", nargs=-1, required=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The archive; else standard output.")
+@click.pass_obj
+def save_command(state: str | None, references: tuple[str, ...], output: Path | None) -> None:
+    """Write images of the local store as one OCI archive, which podman and skopeo read (`oci-archive:`)."""
+    store = _store(state)
+    names = [str(parse_remote(each)) for each in references]
+    if output is None:
+        if sys.stdout.isatty():
+            raise UserError("an archive is not written to a terminal", hint="name a file: -o FILE")
+        archives.save(store, names, sys.stdout.buffer)
+        return
+    partly = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        with partly.open("xb") as stream:
+            archives.save(store, names, stream)
+        partly.rename(output)
+    except OSError as error:
+        raise UserError(f"cannot write {output}: {error.strerror}") from error
+    finally:
+        partly.unlink(missing_ok=True)
+
+
+@click.command("load")
+@click.option("-i", "--input", "source", type=click.Path(path_type=Path), help="The archive; else standard input.")
+@click.option("--name", help="What to call an image that the archive does not name.")
+@click.pass_obj
+def load_command(state: str | None, source: Path | None, name: str | None) -> None:
+    """Take the images of an OCI archive (of `wasmlet save`, podman, skopeo or docker) into the local store."""
+    store, called = _store(state), None if name is None else str(parse_remote(name))
+    try:
+        with contextlib.nullcontext(sys.stdin.buffer) if source is None else source.open("rb") as stream:
+            loaded = archives.load(store, stream, name=called)
+    except OSError as error:
+        raise UserError(f"cannot read {source or 'standard input'}: {error.strerror}") from error
+    except UserError as error:
+        raise UserError(f"cannot load {source or 'standard input'}: {error.message}", hint=error.hint) from error
+    for each in loaded:
+        click.echo(each)
+
+
+def _used_by(account: Account) -> set[str]:
+    """The references and image IDs of a pod's containers."""
+    pod = account.pod
+    statuses = [*pod.status.init_container_statuses, *pod.status.container_statuses]
+    found = {name for status in statuses for name in (status.image, status.image_id)}
+    for each in [*pod.spec.init_containers, *pod.spec.containers]:
+        with contextlib.suppress(UserError):
+            found.add(str(parse_remote(each.image)))
+    return found if account.stage != "gone" else set()
+
+
+def _store(state: str | None) -> Store:
+    settings = config.load(state=state)
+    config.make_state_directory(settings)
+    return Store(agent.image_settings(settings).directory)
 
 
 def _library(settings: config.Config) -> Library:

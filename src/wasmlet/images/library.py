@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
 from wasmlet.images import layouts
+from wasmlet.images.collection import Disk
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
 from wasmlet.images.digests import Digests, Identity, NotRegularError
@@ -100,6 +101,18 @@ class StoredImage:
     size_bytes: int
     created: str
 
+    @property
+    def repository(self) -> str:
+        """`registry/repository` of the reference."""
+        whole = self.reference.partition("@")[0]
+        path, colon, tag = whole.rpartition(":")
+        return path if colon and "/" not in tag else whole
+
+    @property
+    def image_id(self) -> str:
+        """As `Image.image_id`."""
+        return f"{self.repository}@{self.digest}"
+
 
 class Library:
     """Images by reference. Make it anywhere, use it on one event loop, close it there."""
@@ -112,6 +125,7 @@ class Library:
         self._local = LocalFiles()
         self._digests = Digests()
         self._trees = Trees(settings.directory / "trees", Bounds(content_bytes=settings.max_unpacked_bytes))
+        self._coming: dict[str, set[str]] = {}  # blobs of images that are being pulled, which no entry names yet
         self._places = asyncio.Semaphore(settings.parallel_pulls)
         # The logins are part of the key: who waits for a pull has proved the right to it.
         self._pulls: Flights[tuple[str, tuple[Credential, ...]], tuple[Image, bool], Progress] = Flights("pull")
@@ -159,7 +173,7 @@ class Library:
             logins = matching(credentials, parsed)
             return await self._pulls.join(
                 (str(parsed), logins),
-                lambda flight: self._pull(parsed, logins, flight),
+                lambda flight: self._pull_expected(parsed, logins, flight),
                 progress,
                 label=str(parsed),
             )
@@ -248,6 +262,25 @@ class Library:
         assert image.tree is not None
         await self._trees.lay(image.tree, destination, writable=writable, what=f"image {image.reference}")
 
+    async def discard(self, name: str) -> int:
+        """As `remove`, of an entry by its very name (another tool may have written any); the bytes that this frees."""
+        freed = await in_thread(self._store.remove, name, in_use=self._expected())
+        return freed + await in_thread(self.remove_unused_trees)
+
+    async def remove_unneeded(self, *, older_than_seconds: float) -> int:
+        """Remove what no image needs any more (a tag that moved leaves blobs); the bytes that this frees."""
+        return await in_thread(
+            self._store.remove_unneeded, older_than_seconds=older_than_seconds, in_use=self._expected()
+        )
+
+    async def disk(self) -> Disk:
+        """The file system of the store.
+
+        Raises:
+            RetryableError: It does not answer.
+        """
+        return await in_thread(self._store.disk)
+
     async def close(self) -> None:
         """Stop every download, leaving nothing half done, and close the connections. Idempotent."""
         await self._pulls.close()
@@ -257,6 +290,9 @@ class Library:
         await self._digests.close()
         if self._registry is not None:
             await self._registry.close()
+
+    def _expected(self) -> frozenset[str]:
+        return frozenset().union(*self._coming.values())
 
     async def _local_image(self, file: LocalFile) -> Image:
         if not self._settings.allow_local_files:
@@ -312,6 +348,14 @@ class Library:
             size_bytes=sum(blob.size for blob in choice.blobs),
             tree=tree,
         )
+
+    async def _pull_expected(
+        self, reference: Reference, logins: tuple[Credential, ...], flight: Flight[tuple[Image, bool], Progress]
+    ) -> tuple[Image, bool]:
+        try:
+            return await self._pull(reference, logins, flight)
+        finally:
+            self._coming.pop(str(reference), None)
 
     async def _pull(
         self, reference: Reference, logins: tuple[Credential, ...], flight: Flight[tuple[Image, bool], Progress]
@@ -387,6 +431,7 @@ class Library:
         self, reference: Reference, blob: Descriptor, logins: Sequence[Credential], received: Callable[[int], None]
     ) -> None:
         """The blob in the store; one download for each source, however many pulls want it."""
+        self._coming.setdefault(str(reference), set()).add(blob.digest)
         if await self._is_intact(blob):
             received(blob.size)
             return

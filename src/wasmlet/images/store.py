@@ -27,6 +27,7 @@ import msgspec
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.base.files import read_if_present, write_atomically
+from wasmlet.images.collection import Disk
 from wasmlet.images.ingest import Ingest, sweep, translated
 from wasmlet.images.manifest import (
     INDEX_TYPES,
@@ -206,18 +207,18 @@ class Store:
         blobs = (manifest.config, *manifest.layers) if isinstance(manifest, Manifest) else ()
         return entry.manifest.size + sum(blob.size for blob in {blob.digest: blob for blob in blobs}.values())
 
-    def remove(self, name: str, *, in_use: Collection[str]) -> None:
-        """Remove the name, and the blobs of its image that no other image needs.
+    def remove(self, name: str, *, in_use: Collection[str]) -> int:
+        """Remove the name, and the blobs of its image that no other image needs; the bytes that this frees.
 
         Args:
             in_use: Digests of blobs that stay whatever happens (modules of running containers).
 
         Raises:
-            NotFoundError: There is no such name.
-            RetryableError: The lock is held for too long, or the disk failed.
+            NotFoundError: There is no such image.
+            RetryableError: The lock is held for too long.
         """
         self.prepare()
-        with translated(self.directory, "remove from"), self._locked():
+        with translated(self.directory, "write to"), self._locked():
             descriptors = self._read()
             gone = [found for found in descriptors if _name(found) == name]
             if not gone:
@@ -225,8 +226,39 @@ class Store:
             kept = [found for found in descriptors if _name(found) != name]
             # The entry goes first: killed in between, we leave orphans, never an image without its blobs.
             self._write(kept)
-            for digest in self._reachable(gone) - self._reachable(kept) - set(in_use):
-                self.path(digest).unlink(missing_ok=True)
+            needed = self._reachable(kept) | set(in_use)
+            return sum(_unlink(self.path(digest)) for digest in self._reachable(gone) - needed)
+
+    def remove_unneeded(self, *, older_than_seconds: float, in_use: Collection[str] = ()) -> int:
+        """Remove what no image needs: blobs that a moved tag or a killed process left; the bytes that this frees.
+
+        Args:
+            older_than_seconds: Younger blobs may be of an image that is coming in, and stay.
+            in_use: Digests of blobs that stay whatever happens.
+
+        Raises:
+            RetryableError: The lock is held for too long.
+        """
+        self.prepare()
+        sweep(self._ingest)
+        with translated(self.directory, "write to"), self._locked():
+            needed = {digest.removeprefix("sha256:") for digest in (*self._reachable(self._read()), *in_use)}
+            before, freed = time.time() - older_than_seconds, 0
+            for path in self._blobs.iterdir():
+                if path.name not in needed and path.lstat().st_mtime < before:
+                    freed += _unlink(path)
+            return freed
+
+    def disk(self) -> Disk:
+        """The file system that holds the store.
+
+        Raises:
+            RetryableError: It does not answer.
+        """
+        self.prepare()
+        with translated(self.directory, "read"):
+            found = os.statvfs(self.directory)
+        return Disk(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
     def _first(self, fits: Callable[[Entry], bool]) -> Content | None:
         with translated(self.directory, "read"):
@@ -309,6 +341,16 @@ class Store:
             yield
         finally:
             os.close(descriptor)
+
+
+def _unlink(path: Path) -> int:
+    """Remove a blob; the bytes that this frees. A directory in a blob's place, which somebody made, stays."""
+    try:
+        size = path.lstat().st_size
+        path.unlink()
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        return 0
+    return size
 
 
 class _RawIndex(msgspec.Struct):

@@ -55,19 +55,11 @@ def images_of(stored: Sequence[StoredImage]) -> tuple[Image, ...]:
     names: dict[str, set[str]] = {}
     sizes: dict[str, int] = {}
     for each in stored:
-        repository = _repository(each.reference)
-        if not repository:
+        if not each.repository:
             continue  # another tool wrote a name that is no reference
-        names.setdefault(each.digest, set()).update((f"{repository}@{each.digest}", each.reference))
+        names.setdefault(each.digest, set()).update((each.image_id, each.reference))
         sizes[each.digest] = each.size_bytes
     return tuple(Image(tuple(sorted(names[digest])), sizes[digest]) for digest in sorted(names))
-
-
-def _repository(reference: str) -> str:
-    """`registry/repository` of `registry/repository:tag` or `…@sha256:…`."""
-    whole = reference.partition("@")[0]
-    path, colon, tag = whole.rpartition(":")
-    return path if colon and "/" not in tag else whole
 
 
 def _disk_problem(directory: Path) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
+from wasmlet.images.collection import Policy
 from wasmlet.node.settings import Settings as NodeSettings
 from wasmlet.server import authentication, authorization
 
@@ -92,6 +93,16 @@ def of_node(settings: NodeSettings, *, healthz_port: int = 0, client_ca_file: st
         "providerID": settings.provider_id,
         "containerRuntimeEndpoint": "",
         **shutdown,
+    }
+
+
+def of_images(policy: Policy) -> dict[str, object]:
+    """When unused images go, in KubeletConfiguration."""
+    return {
+        "imageGCHighThresholdPercent": policy.high_percent,
+        "imageGCLowThresholdPercent": policy.low_percent,
+        "imageMinimumGCAge": duration(policy.minimum_age_seconds),
+        "imageMaximumGCAge": duration(policy.maximum_age_seconds),
     }
 
 

@@ -1,0 +1,44 @@
+"""The local store on the command line, beside pods that use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.support.command import Command
+from tests.support.guests import guest
+from tests.unit.images.test_store import add_image
+from wasmlet.images.store import Store
+
+USED, UNUSED = "example.test/used:v1", "example.test/unused:v1"
+
+
+def test_images_go_through_a_file_from_one_store_to_another(command: Command, tmp_path: Path) -> None:
+    add_image(Store(command.state / "images"), USED, guest("exit").read_bytes())
+    archive = tmp_path / "images.tar"
+    command.succeed("save", USED, "--output", str(archive))
+    command.succeed("rmi", USED)
+    assert command.succeed("load", "--input", str(archive)).strip() == USED
+    assert command.run("run", USED, "--", "0").returncode == 0
+    called = command.succeed("load", "--input", str(archive), "--name", "called")
+    assert called.strip() == "docker.io/library/called:latest"
+    refused = command.run("save", "nowhere", "--output", str(tmp_path / "none.tar"))
+    assert refused.returncode == 1
+    assert b"is not in the store" in refused.stderr
+    assert sorted(each.name for each in tmp_path.glob("*.tar*")) == ["images.tar"]
+    archive.write_bytes(b"something else")
+    refused = command.run("load", "--input", str(archive))
+    assert refused.returncode == 2
+    assert b"images.tar: it cannot be read as an archive" in refused.stderr
+
+
+def test_prune_keeps_what_pods_use(command: Command) -> None:
+    store = Store(command.state / "images")
+    add_image(store, USED, guest("sleep").read_bytes())
+    add_image(store, UNUSED, b"unused" * 1000)
+    command.succeed("run", "--detach", "--name", "user", USED)
+    assert command.succeed("prune") == "0.0 kB freed\n"
+    assert command.succeed("prune", "--all").splitlines()[0] == UNUSED
+    assert [entry.name for entry in store.entries()] == [USED]
+    command.succeed("rm", "user")
+    assert command.succeed("prune", "--all").splitlines()[0] == USED
+    assert store.entries() == []

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.support.command import Command
+from tests.support.disks import small_disk
 from tests.support.guests import guest
+from tests.support.waiting import eventually_now
 from tests.unit.images.test_store import add_image
 from wasmlet.images.store import Store
 
@@ -42,3 +44,29 @@ def test_prune_keeps_what_pods_use(command: Command) -> None:
     command.succeed("rm", "user")
     assert command.succeed("prune", "--all").splitlines()[0] == USED
     assert store.entries() == []
+
+
+def test_a_node_clears_its_full_disk_of_what_no_pod_uses(command: Command, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="8m") as disk:
+        store = Store(command.state / "images")
+        command.state.mkdir(exist_ok=True)
+        (disk / "images").mkdir()
+        (command.state / "images").symlink_to(disk / "images")
+        add_image(store, USED, guest("sleep").read_bytes())
+        command.config.write_text("image-minimum-gc-age-seconds = 0\n")
+        add_image(store, UNUSED, bytes(7 << 20))
+        command.succeed("run", "--detach", "--name", "user", USED)
+        command.kill_agent()
+        assert len(store.entries()) == 2
+        with command.started("node"):
+            eventually_now(lambda: len(store.entries()) == 1, store.entries)
+        assert [entry.name for entry in store.entries()] == [USED]
+        command.succeed("rm", "user")
+        command.kill_agent()
+
+
+def test_thresholds_that_contradict_each_other_end_a_node_before_it_starts(command: Command) -> None:
+    command.config.write_text("image-gc-low-threshold-percent = 90\n")
+    refused = command.run("node")
+    assert refused.returncode == 2
+    assert b"the low threshold of image garbage collection (90 %) must be below the high one (85 %)" in refused.stderr

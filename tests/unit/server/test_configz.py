@@ -8,8 +8,9 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.unit.server.kubelet_api import Api, served
+from wasmlet.images.collection import Policy
 from wasmlet.node.settings import Settings as NodeSettings
-from wasmlet.server.configz import duration, of_node
+from wasmlet.server.configz import duration, of_images, of_node
 from wasmlet.server.kubelet import Settings
 
 
@@ -69,3 +70,10 @@ def test_groups_of_a_shutdown_and_no_healthz(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert found["healthzPort"] == 0
     assert "healthzBindAddress" not in found
+
+
+def test_when_unused_images_go() -> None:
+    assert of_images(Policy(minimum_age_seconds=90)) == {
+        "imageGCHighThresholdPercent": 85, "imageGCLowThresholdPercent": 80, "imageMinimumGCAge": "1m30s",
+        "imageMaximumGCAge": "0s",
+    }  # fmt: skip

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from wasmlet.base.errors import ConflictError, UserError
 from wasmlet.base.tasks import InterruptedWorkError, Tasks, unless
 from wasmlet.config import Config, make_state_directory
-from wasmlet.images import credentials, proxies
+from wasmlet.images import credentials, proxies, trust
 from wasmlet.images.collection import Policy
 from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
@@ -90,6 +90,7 @@ def image_settings(config: Config, *, allow_local_files: bool = True) -> ImageSe
         ca_files=tuple(Path(each) for each in config.file.ca_files),
         hosts_directory=Path(config.file.registry_hosts) if config.file.registry_hosts else None,
         proxies=proxies.from_environment(os.environ),
+        policy_file=config.image_policy,
         allow_local_files=allow_local_files,
     )
 
@@ -244,6 +245,8 @@ async def _build(
 ) -> Dispatch:
     """Build the rooms; each registers its end where it is made, so they end in reverse order."""
     program, policy = find_engine_program(), collection_policy(config)
+    if config.image_policy is not None:
+        trust.check_file(config.image_policy)
     library = Library(image_settings(config, allow_local_files=cluster is None))
     stack.push_async_callback(library.close)
     cache = artifacts.Artifacts(

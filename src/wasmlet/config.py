@@ -36,6 +36,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         insecure_registries: Hosts (with port) that are spoken to over plain HTTP; loopback ones need no mention.
         ca_files: PEM files of authorities trusted for registries beside the system's.
         registry_hosts: A directory of hosts.toml files (mirrors, authorities, client certificates); "" is none.
+        image_policy: Which images may run: a policy file (docs/reference/image-policy.md); "" lets every image run.
         compile_memory_mib: What one compile may use, in MiB.
         engine_idle_seconds: After how long an empty engine ends.
         agent_idle_seconds: After how long an agent that a command started ends, when no pod lives.
@@ -57,6 +58,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     insecure_registries: list[str] = []
     ca_files: list[str] = []
     registry_hosts: str = ""
+    image_policy: str = ""
     compile_memory_mib: Annotated[int, msgspec.Meta(ge=1)] = 2048
     engine_idle_seconds: Seconds = 60.0
     agent_idle_seconds: Seconds = 300.0
@@ -84,6 +86,7 @@ class Config:
     state: Path
     file: File
     network: NetworkMode = "podcidr"
+    image_policy: Path | None = None
 
     @property
     def node_name(self) -> str:
@@ -92,7 +95,11 @@ class Config:
 
 
 def load(
-    *, state: str | None = None, network: str | None = None, environment: Mapping[str, str] | None = None
+    *,
+    state: str | None = None,
+    network: str | None = None,
+    image_policy: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Config:
     """The configuration of this process.
 
@@ -100,6 +107,7 @@ def load(
         state: The `--state` flag; None takes `$WASMLET_STATE`, then `/var/lib/wasmlet` for root, then
             `$XDG_STATE_HOME/wasmlet` (default `~/.local/state/wasmlet`).
         network: The `--network` flag; None takes `$WASMLET_NETWORK`, then the file's.
+        image_policy: The `--image-policy` flag; None takes `$WASMLET_IMAGE_POLICY`, then the file's.
 
     Raises:
         UserError: The file cannot be read, or says something unknown; so does the environment.
@@ -109,7 +117,13 @@ def load(
     directory = Path(chosen) if chosen else _default_state(environment)
     file = _read_file(_file_path(environment))
     mode = network or environment.get("WASMLET_NETWORK")
-    return Config(state=directory.absolute(), file=file, network=_network_mode(mode) if mode else file.network)
+    policy = image_policy or environment.get("WASMLET_IMAGE_POLICY") or file.image_policy
+    return Config(
+        state=directory.absolute(),
+        file=file,
+        network=_network_mode(mode) if mode else file.network,
+        image_policy=Path(policy).absolute() if policy else None,
+    )
 
 
 def make_state_directory(config: Config) -> None:

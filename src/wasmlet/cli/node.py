@@ -83,6 +83,7 @@ MAX_TOKEN_CHARACTERS: Final = 1024
     type=click.Choice(["podcidr", "host"]),
     help="Pods' addresses: of the Node's podCIDR (default), or the node's own [env: WASMLET_NETWORK].",
 )
+@click.option("--image-policy", metavar="FILE", help="Which images may run [env: WASMLET_IMAGE_POLICY].")
 @click.pass_obj
 def node_command(
     state: str | None,
@@ -94,6 +95,7 @@ def node_command(
     bootstrap_kubeconfig: str | None,
     manifest_dir: str | None,
     network: str | None,
+    image_policy: str | None,
     **node_options: Any,
 ) -> None:
     """Serve a state directory in the foreground: pods, probes and restart policies go on while it runs.
@@ -104,7 +106,7 @@ def node_command(
     With --kubeconfig or --bootstrap-kubeconfig, or after `wasmlet join`, it is a node of a Kubernetes cluster.
     """
     logging.basicConfig(level=log_level.upper(), handlers=[_handler()])
-    settings = config.load(state=state, network=network)
+    settings = config.load(state=state, network=network, image_policy=image_policy)
     idle_seconds = settings.file.agent_idle_seconds if idle else None
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         identity = Path(kubeconfig) if kubeconfig else settings.state / KUBECONFIG_NAME

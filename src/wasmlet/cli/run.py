@@ -16,6 +16,7 @@ from wasmlet.cli.bundles import Options, from_target
 from wasmlet.cli.connect import Agent
 from wasmlet.cli.exits import NOT_FOUND, exit_status
 from wasmlet.cli.follow import Follower, Output, StartFailedError, catch_interrupts
+from wasmlet.images import trust
 from wasmlet.pods.accounts import Account, Frame
 from wasmlet.pods.bundle import Bundle
 
@@ -30,6 +31,7 @@ from wasmlet.pods.bundle import Bundle
 @click.option("-v", "--volume", "volumes", multiple=True, metavar="HOST:GUEST[:ro]", help="A host directory.")
 @click.option("-w", "--workdir", default="", metavar="PATH", help="The guest's working directory.")
 @click.option("-m", "--memory", default="", metavar="QUANTITY", help="Memory limit, such as 64Mi.")
+@click.option("--image-policy", metavar="FILE", help="Which images may run [env: WASMLET_IMAGE_POLICY].")
 @click.option("--restart", type=click.Choice(["Never", "OnFailure", "Always"]), default="Never", show_default=True)
 @click.pass_obj
 def run_command(
@@ -43,6 +45,7 @@ def run_command(
     volumes: tuple[str, ...],
     workdir: str,
     memory: str,
+    image_policy: str | None,
     restart: str,
 ) -> int:
     """Run TARGET: a manifest (.yaml, .yml, .json or "-"), a .wasm file, or an image.
@@ -50,7 +53,7 @@ def run_command(
     What the containers write goes to stdout and stderr; the exit status is the container's. Ctrl-C stops with
     grace, a second one kills. Arguments after -- go to a module or an image.
     """
-    settings = config.load(state=state)
+    settings = config.load(state=state, image_policy=image_policy)
     options = Options(
         name=name,
         namespace=namespace,
@@ -62,7 +65,11 @@ def run_command(
         is_interactive=not detach,
     )
     try:
+        if settings.image_policy is not None:
+            trust.check_file(settings.image_policy)
         bundles, warnings = from_target(target, arguments, options)
+        for bundle in bundles:
+            bundle.image_policy = str(settings.image_policy or "")
         for warning in warnings:
             click.echo(f"wasmlet: warning: {warning}", err=True)
         return asyncio.run(_detached(settings, bundles) if detach else _attached(settings, bundles))

@@ -11,10 +11,14 @@ Nouns:
 - A **tree** (`trees`) is what layers unpack to, once: a helper process (`unpacking`) reads them (`layers`) into a value
   (`filesystem`, pure), from which each container's root is made (`laying`) and its program found (`programs`).
 - The **store** (`store`, `ingest`) is an OCI image layout directory, shared by processes, readable by other tools.
+- **Trust** (`trust`) asks, before an image is used, who vouches for it: a **policy** (`policy`, `patterns`) says who
+  has to, **evidence** (`evidence`) fetches signatures, `signatures` and `keys` say what they are worth, or sigstore
+  does (`keyless`).
 - **Local files** (`local`) are modules used where they lie.
 - The **library** (`library`) is the facade that pods and the command line use; `base.flights` lets many callers share
   one download.
 
 In: reference, pull policy, credentials, `Settings`. Out: `Image` (a file, its digest, its configuration) or an error
-whose reason is one that Kubernetes knows: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`.
+whose reason is one that Kubernetes knows: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`,
+`SignatureValidationFailed`.
 """

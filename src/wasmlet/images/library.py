@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
-from wasmlet.images import layouts
+from wasmlet.images import layouts, policy
 from wasmlet.images.collection import Disk
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
@@ -29,6 +29,7 @@ from wasmlet.images.manifest import (
     media_type_of,
     parse,
 )
+from wasmlet.images.policy import Demand
 from wasmlet.images.pushing import push_module
 from wasmlet.images.reference import LocalFile, Reference, parse_remote
 from wasmlet.images.reference import parse as parse_reference
@@ -36,12 +37,19 @@ from wasmlet.images.settings import Settings
 from wasmlet.images.store import Content, Entry, MissingBlobError, Store
 from wasmlet.images.threads import in_thread
 from wasmlet.images.trees import Tree, Trees, chain_of
+from wasmlet.images.trust import Trust
 
 if TYPE_CHECKING:
     from wasmlet.images.registry import Fetched, Registry
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
-PULL_REASONS: Final = ("ErrImagePull", "ErrImageNeverPull", "InvalidImageName", layouts.LINUX_IMAGE)
+PULL_REASONS: Final = (
+    "ErrImagePull",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    layouts.LINUX_IMAGE,
+    policy.REASON,
+)
 _STORE_ATTEMPTS: Final = 3  # another process would have to remove the image's blobs each time
 
 
@@ -114,6 +122,15 @@ class StoredImage:
         return f"{self.repository}@{self.digest}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a pull is for; pulls that want the same are one."""
+
+    reference: Reference
+    logins: tuple[Credential, ...]
+    demands: tuple[Demand, ...]
+
+
 class Library:
     """Images by reference. Make it anywhere, use it on one event loop, close it there."""
 
@@ -125,10 +142,11 @@ class Library:
         self._local = LocalFiles()
         self._digests = Digests()
         self._trees = Trees(settings.directory / "trees", Bounds(content_bytes=settings.max_unpacked_bytes))
-        self._coming: dict[str, set[str]] = {}  # blobs of images that are being pulled, which no entry names yet
+        self._coming: dict[_Wanted, set[str]] = {}  # blobs of images that are being pulled, which no entry names yet
+        self._trust = Trust(settings.directory, settings.policy_file, self._connected)
         self._places = asyncio.Semaphore(settings.parallel_pulls)
-        # The logins are part of the key: who waits for a pull has proved the right to it.
-        self._pulls: Flights[tuple[str, tuple[Credential, ...]], tuple[Image, bool], Progress] = Flights("pull")
+        # Logins and demands are part of the key: who waits for a pull has proved the right to it and trusts it.
+        self._pulls: Flights[_Wanted, tuple[Image, bool], Progress] = Flights("pull")
         # The source is part of the key: a registry that drips must not hold up the same blob from another one.
         self._blobs: Flights[tuple[str, str], None, int] = Flights("download")
 
@@ -141,6 +159,7 @@ class Library:
         *,
         pull_policy: PullPolicy,
         credentials: Sequence[Credential] = (),
+        policy_file: Path | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> tuple[Image, bool]:
         """The image, and whether it was downloaded for this call.
@@ -149,6 +168,7 @@ class Library:
             pull_policy: `Always` asks the registry each time and downloads what changed; `IfNotPresent` asks when
                 the store does not have it; `Never` does not ask. A local file is always looked at afresh.
             credentials: All there are; those that fit the reference are tried in order.
+            policy_file: A policy that must let the image run beside the node's own.
             progress: Told on the event loop; one that raises is not told again.
 
         Raises:
@@ -158,11 +178,16 @@ class Library:
         """
         parsed = parse_reference(reference)
         with _about("pull", f"image {parsed}", for_pod=True):
+            demands = await self._trust.demands(parsed, policy_file)
             if isinstance(parsed, LocalFile):
-                return await self._local_image(parsed), False
+                image = await self._local_image(parsed)
+                await self._trust.check(parsed, (image.digest,), demands)
+                return image, False
+            logins = matching(credentials, parsed)
             if pull_policy != "Always":
                 content = await self._found(parsed)
                 if content is not None:
+                    await self._trust.check(parsed, _digests(content), demands, logins)
                     return await self._image(parsed, content), False
                 if pull_policy == "Never":
                     raise UserError(
@@ -170,10 +195,10 @@ class Library:
                         hint=f"`wasmlet pull {parsed}` here, or another policy",
                         reason="ErrImageNeverPull",
                     )
-            logins = matching(credentials, parsed)
+            wanted = _Wanted(parsed, logins, demands)
             return await self._pulls.join(
-                (str(parsed), logins),
-                lambda flight: self._pull_expected(parsed, logins, flight),
+                wanted,
+                lambda flight: self._pull_expected(wanted, flight),
                 progress,
                 label=str(parsed),
             )
@@ -349,40 +374,39 @@ class Library:
             tree=tree,
         )
 
-    async def _pull_expected(
-        self, reference: Reference, logins: tuple[Credential, ...], flight: Flight[tuple[Image, bool], Progress]
-    ) -> tuple[Image, bool]:
+    async def _pull_expected(self, wanted: _Wanted, flight: Flight[tuple[Image, bool], Progress]) -> tuple[Image, bool]:
         try:
-            return await self._pull(reference, logins, flight)
+            return await self._pull(wanted, flight)
         finally:
-            self._coming.pop(str(reference), None)
+            self._coming.pop(wanted, None)
 
-    async def _pull(
-        self, reference: Reference, logins: tuple[Credential, ...], flight: Flight[tuple[Image, bool], Progress]
-    ) -> tuple[Image, bool]:
+    async def _pull(self, wanted: _Wanted, flight: Flight[tuple[Image, bool], Progress]) -> tuple[Image, bool]:
         """The work of one pull, for everybody who waits for it."""
+        reference = wanted.reference
         async with self._places:
             flight.report(Progress("resolve", str(reference)))
             await in_thread(self._store.prepare)
             content = await self._found(reference)
             if content is not None:
-                digest = await (await self._connected()).resolve(reference, logins)
+                digest = await (await self._connected()).resolve(reference, wanted.logins)
                 if digest == content.entry.resolved_digest:
+                    await self._trust.check(reference, _digests(content), wanted.demands, wanted.logins)
                     return await self._image(reference, content), False
             for _ in range(_STORE_ATTEMPTS - 1):
                 with contextlib.suppress(MissingBlobError):
-                    return await self._download(reference, logins, flight), True
-            return await self._download(reference, logins, flight), True
+                    return await self._download(wanted, flight), True
+            return await self._download(wanted, flight), True
 
-    async def _download(
-        self, reference: Reference, logins: tuple[Credential, ...], flight: Flight[tuple[Image, bool], Progress]
-    ) -> Image:
+    async def _download(self, wanted: _Wanted, flight: Flight[tuple[Image, bool], Progress]) -> Image:
+        reference, logins = wanted.reference, wanted.logins
         registry = await self._connected()
         resolved = await registry.fetch_manifest(reference, logins)
         fetched, manifest = await self._choose_platform(reference, resolved, logins)
+        # Before its first blob: what nobody vouches for does not even come here.
+        await self._trust.check(reference, (resolved.digest, fetched.digest), wanted.demands, logins)
         if manifest.config.size > MAX_MANIFEST_BYTES:
             raise UserError(f"the config of image {reference} is longer than {MAX_MANIFEST_BYTES} bytes")
-        await self._fetch(reference, manifest.config, logins, lambda _: None)
+        await self._fetch(wanted, manifest.config, lambda _: None)
         config = await in_thread(self._store.read, manifest.config)
         choice = layouts.choose(manifest, config)
         self._check_size(reference, choice)
@@ -393,7 +417,7 @@ class Library:
 
         received(0)
         for blob in choice.blobs:
-            await self._fetch(reference, blob, logins, received)
+            await self._fetch(wanted, blob, received)
             done += blob.size
         media_type = media_type_of(fetched.content, fetched.media_type)
         descriptor = Descriptor(media_type=media_type, digest=fetched.digest, size=len(fetched.content))
@@ -427,11 +451,10 @@ class Library:
             raise UserError(f"image {reference} is an index of indexes ({INDEX_TYPES[0]}), which wasmlet does not read")
         return fetched, manifest
 
-    async def _fetch(
-        self, reference: Reference, blob: Descriptor, logins: Sequence[Credential], received: Callable[[int], None]
-    ) -> None:
+    async def _fetch(self, wanted: _Wanted, blob: Descriptor, received: Callable[[int], None]) -> None:
         """The blob in the store; one download for each source, however many pulls want it."""
-        self._coming.setdefault(str(reference), set()).add(blob.digest)
+        reference, logins = wanted.reference, wanted.logins
+        self._coming.setdefault(wanted, set()).add(blob.digest)
         if await self._is_intact(blob):
             received(blob.size)
             return
@@ -486,13 +509,20 @@ class Library:
             return ""  # another tool's, of a kind that we do not read
 
 
+def _digests(content: Content) -> tuple[str, str]:
+    """What an image in the store is known by: what its reference resolved to, and its manifest."""
+    return content.entry.resolved_digest, content.entry.manifest.digest
+
+
 @contextlib.contextmanager
 def _about(verb: str, subject: str, *, for_pod: bool = False) -> Iterator[None]:
     """Errors say which image they are about; those of pods have a reason that Kubernetes knows."""
     try:
         yield
     except WasmletError as error:
-        if error.reason == layouts.LINUX_IMAGE:
+        if error.reason == policy.REASON:
+            pass  # it has the kubelet's words
+        elif error.reason == layouts.LINUX_IMAGE:
             error.message = f"{subject} cannot run here: {error.message}"
         elif subject not in error.message:
             error.message = f"cannot {verb} {subject}: {error.message}"

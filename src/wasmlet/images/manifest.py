@@ -45,6 +45,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True
     size: int
     annotations: dict[str, str] | None = None
     platform: Platform | None = None
+    artifact_type: str | None = None
 
     def __post_init__(self) -> None:
         if not is_digest(self.digest):

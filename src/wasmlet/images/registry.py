@@ -20,6 +20,7 @@ from typing import BinaryIO, Final, Protocol
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from yarl import URL
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.images.authentication import Authenticator, Scope, parse_challenges
@@ -27,7 +28,14 @@ from wasmlet.images.credentials import Credential
 from wasmlet.images.endpoints import Endpoints
 from wasmlet.images.failures import RefusedError, failure_of, login_refused
 from wasmlet.images.hosts import Capability, Endpoint
-from wasmlet.images.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor, digest_of
+from wasmlet.images.manifest import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    MAX_MANIFEST_BYTES,
+    OCI_INDEX,
+    Descriptor,
+    digest_of,
+)
 from wasmlet.images.reference import Reference, is_digest
 from wasmlet.images.settings import Settings
 from wasmlet.images.threads import Behind, in_thread
@@ -73,6 +81,19 @@ class Fetched:
     content: bytes
     media_type: str
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list.
+
+    Attributes:
+        next_path: Where the next part is; None after the last one.
+    """
+
+    content: bytes
+    media_type: str
+    next_path: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +189,21 @@ class Registry:
                 hint="the registry, or something on the way, changed it",
             )
         return fetched
+
+    async def fetch_list(self, reference: Reference, path: str, logins: Sequence[Credential] = ()) -> Page:
+        """A list below the reference's repository, at most 4 MiB of it: `referrers/{digest}`, or a `next_path`."""
+        what = f"what belongs to image {reference}"
+        call = _Call(reference, logins, _PULL, "GET", path, accept=OCI_INDEX)
+
+        async def act() -> Page:
+            async with self._open(call, what=what) as response:
+                content = await self._transport.read_small(response, MAX_MANIFEST_BYTES, what=f"the list of {what}")
+                link = response.links.get("next")
+                following = None if link is None else link.get("url")
+                is_own = isinstance(following, URL) and following.origin() == response.url.origin()
+                return Page(content, response.headers.get("Content-Type", ""), str(following) if is_own else None)
+
+        return await self._transport.attempts(act)
 
     async def fetch_blob(
         self,

@@ -21,6 +21,7 @@ class Settings:
             nowhere.
         proxies: Through whom registries are reached. Default: directly.
         ca_files: PEM files with certificate authorities that are trusted beside the system's. Default: none.
+        policy_file: Which images may run (`policy`). Default: none, and every image may.
         allow_local_files: Whether `file:/path` references are answered; anybody who may create a pod can then run any
             module that the agent can read. Default: no.
         connect_timeout_seconds: The time to resolve a name, connect and shake hands. Default 10.
@@ -40,6 +41,7 @@ class Settings:
     ca_files: tuple[Path, ...] = ()
     hosts_directory: Path | None = None
     proxies: Proxies = field(default_factory=Proxies)
+    policy_file: Path | None = None
     allow_local_files: bool = False
     connect_timeout_seconds: float = 10.0
     idle_timeout_seconds: float = 30.0

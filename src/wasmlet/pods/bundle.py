@@ -18,7 +18,8 @@ class Bundle(msgspec.Struct, rename="camel", kw_only=True):
     """A pod as its source submits it, with the configuration objects that came with it (stand-alone mode).
 
     `attached` says that a terminal waits for the pod: it is removed when it has ended. `source` is "local", "api"
-    or "file": who may say what becomes of it. `file` is a static pod's manifest.
+    or "file": who may say what becomes of it. `file` is a static pod's manifest. `image_policy` is a policy file that
+    has to let its images run beside the node's; "" is none.
     """
 
     pod: Pod
@@ -27,6 +28,7 @@ class Bundle(msgspec.Struct, rename="camel", kw_only=True):
     attached: bool = False
     source: str = "local"
     file: str = ""
+    image_policy: str = ""
 
     @property
     def uid(self) -> str:

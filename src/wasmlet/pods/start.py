@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from wasmlet.base import beneath, clock, quantity
 from wasmlet.base.errors import Fault, GuestError, NotFoundError, WasmletError
-from wasmlet.images import library
+from wasmlet.images import library, policy
 from wasmlet.images.credentials import Credential, parse_docker_config, parse_legacy_docker_config
 from wasmlet.images.layouts import LINUX_IMAGE
 from wasmlet.images.library import Image
@@ -51,7 +51,7 @@ _SHOWN = {
     "config": "CreateContainerConfigError",
     "create": "CreateContainerError",
 }
-_OWN_REASONS = ("ErrImageNeverPull", "InvalidImageName", environment.REASON)
+_OWN_REASONS = ("ErrImageNeverPull", "InvalidImageName", policy.REASON, environment.REASON)
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ class Starter:
             container.image,
             pull_policy=pull_policy(container),
             credentials=[*await self._pull_secrets(), *self._rooms.credentials()],
+            policy_file=Path(own) if (own := self._worker.bundle.image_policy) else None,
             progress=progress,
         )
         if pulled:
@@ -426,10 +427,13 @@ class Starter:
         )  # fmt: skip
 
     def _tell_failure(self, container: Container, failure: Failure) -> None:
-        text = f'Failed to pull image "{container.image}": {failure.message}'
-        if failure.shown != "ErrImagePull":
-            text = f"Error: {failure.message}"
-        self._worker.tell("Warning", "Failed", text, container=container.name)
+        texts = [f'Failed to pull image "{container.image}": {failure.message}']
+        if failure.shown == policy.REASON:
+            texts.append(f"Error: {failure.shown}")  # both, as a kubelet (contract section 12)
+        elif failure.shown != "ErrImagePull":
+            texts = [f"Error: {failure.message}"]
+        for text in texts:
+            self._worker.tell("Warning", "Failed", text, container=container.name)
 
 
 @contextlib.contextmanager

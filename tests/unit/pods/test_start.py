@@ -21,6 +21,7 @@ from wasmlet.kube.types import (
     VolumeMount,
 )
 from wasmlet.pods.start import pull_policy
+from wasmlet.pods.worker import Worker
 
 # --- what a guest is given --------------------------------------------------------------------------------------------
 
@@ -149,6 +150,37 @@ async def test_an_image_that_comes_later_is_started_then(agent: Agent, tmp_path:
     agent.dispatch.submit(submitted)
     await agent.until_waiting(submitted, "ImagePullBackOff")
     (tmp_path / "late.wasm").write_bytes((GUESTS / "hello.wasm").read_bytes())
+    assert await agent.until_ended(submitted) == "Succeeded"
+    assert agent.attempts(submitted) == [(0, 0)]
+
+
+async def test_an_image_that_nobody_vouches_for_waits_until_somebody_does(agent: Agent, tmp_path: Path) -> None:
+    image = image_of((GUESTS / "hello.wasm").read_bytes(), tmp_path)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("version: 1\ndefault: never\n")
+    submitted = bundle(Container(name="main", image=image))
+    submitted.image_policy = str(policy)
+    agent.dispatch.submit(submitted)
+    message = await agent.until_waiting(submitted, "SignatureValidationFailed")
+    assert message == (
+        f"image pull failed for {image} because the signature validation failed: rule default of the image policy "
+        f"{policy} lets no such image run; change that rule in {policy}, or use another image"
+    )
+    waits: list[float] = []
+
+    def again(worker: Worker) -> bool:
+        failure = worker.facts.container("main").failure
+        assert failure is not None
+        assert (failure.stage, failure.shown) == ("image", "SignatureValidationFailed")
+        waits.append(failure.retry_at - failure.at)
+        return failure.count > 2
+
+    await agent.until(submitted, again)
+    assert waits[0] < waits[-1]  # as pulls back off
+    told = agent.told("Failed")
+    assert told[:2] == [f'Failed to pull image "{image}": {message}', "Error: SignatureValidationFailed"]
+    assert agent.worker(submitted).status().phase == "Pending"
+    policy.write_text("version: 1\ndefault: always\n")
     assert await agent.until_ended(submitted) == "Succeeded"
     assert agent.attempts(submitted) == [(0, 0)]
 

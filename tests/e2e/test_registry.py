@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,35 @@ spec:
   imagePullSecrets: [{{ name: login }}]
   containers: [{{ name: hello, image: "{image}" }}]
 """
+
+
+def test_what_is_pushed_says_what_it_is_and_is_read_by_others(tmp_path: Path, wasmlet: Wasmlet) -> None:
+    (tmp_path / "registry").mkdir()
+    with docker_registry(tmp_path / "registry") as registry:
+        name = f"{registry.address}/tools/hello:1"
+        push = (
+            "push",
+            "--annotation",
+            "org.example.team=a=b",
+            "-a",
+            "org.example.empty=",
+            guest("hello.component"),
+            name,
+        )
+        digest = wasmlet(*push).stdout.decode().strip()
+        manifest = json.loads(registry.blob(digest).read_bytes())
+        assert manifest["annotations"] == {"org.example.team": "a=b", "org.example.empty": ""}
+        config = json.loads(registry.blob(manifest["config"]["digest"]).read_bytes())
+        assert config["component"]["exports"] == ["wasi:cli/run@0.2.12"]
+        assert "wasi:io/streams@0.2.12" in config["component"]["imports"]
+        assert wasmlet("run", name).stdout == b"hello\n"
+        command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", f"docker://{name}"]
+        subprocess.run([*command, f"oci:{tmp_path}/copy:hello"], check=True)
+        (entry,) = json.loads((tmp_path / "copy" / "index.json").read_text())["manifests"]
+        assert entry["digest"] == digest
+        broken = wasmlet.folder / "broken.wasm"
+        broken.write_bytes(guest("hello.component").read_bytes()[:500])
+        refused = wasmlet("push", broken, name, status=None)
+        assert refused.returncode != 0
+        assert b"broken.wasm" in refused.stderr
+        assert b"no KEY=VALUE" in wasmlet("push", "-a", "x", guest("hello"), name, status=2).stderr

@@ -18,10 +18,11 @@ import click
 
 from wasmlet import agent, config
 from wasmlet.base import clock
-from wasmlet.base.errors import ConflictError, NotFoundError, UserError
+from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, UserError
 from wasmlet.cli.output import Table, output_option, print_json, shown_size
 from wasmlet.cli.pods import accounts, age
 from wasmlet.images import archives
+from wasmlet.images.layouts import Binary, Interfaces
 from wasmlet.images.library import Library, Progress, StoredImage
 from wasmlet.images.reference import parse_remote
 from wasmlet.images.store import Store
@@ -89,11 +90,19 @@ def push_command(
     if not module.exists():
         raise NotFoundError(f"no such file: {module}")
     pairs = dict(_pair(each) for each in annotations)
+    interfaces = _interfaces(module) if layout == "cncf" else None
 
     async def push() -> str:
         library = _library(config.load(state=state))
         try:
-            return await library.push(module, reference, layout=layout, credentials=agent.logins(), annotations=pairs)
+            return await library.push(
+                module,
+                reference,
+                layout=layout,
+                credentials=agent.logins(),
+                annotations=pairs,
+                interfaces=interfaces,
+            )
         finally:
             await library.close()
 
@@ -216,6 +225,27 @@ def _store(state: str | None) -> Store:
 def _library(settings: config.Config) -> Library:
     config.make_state_directory(settings)
     return Library(agent.image_settings(settings))
+
+
+def _interfaces(module: Path) -> Interfaces | None:
+    """What a component imports and exports, as the engine reads it; None for everything else.
+
+    Raises:
+        GuestError: It begins as a component and is none.
+    """
+    if not module.is_file():
+        return None
+    with module.open("rb") as stream:
+        if stream.read(len(Binary.COMPONENT.value)) != Binary.COMPONENT.value:
+            return None
+    from wasmlet.sandbox import inspection
+    from wasmlet.sandbox.program import find_engine_program
+
+    try:
+        found = inspection.inspect(module, program=find_engine_program())
+    except GuestError as error:
+        raise GuestError(f"cannot push {module}: {error.message}", hint=error.hint, reason=error.reason) from error
+    return Interfaces(imports=tuple(found.imports), exports=tuple(found.exports))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -6,7 +6,7 @@ Nouns:
 - **Credentials** (`credentials`) are arguments: parsed from docker's file format, chosen by registry and repository.
 - The **registry** (`registry`) speaks the OCI distribution API through the `transport` (connections, TLS, time limits,
   redirects) and `authentication` (basic, bearer tokens). aiohttp is imported at the first request, not before.
-- A **manifest** (`manifest`) lists blobs; the **layout** (`layouts`, `configuration`) says which blob is the Wasm module,
+- A **manifest** (`manifest`) lists blobs; the **layout** (`layouts`, `configuration`) says which blob is the module,
   which are layers of files, and how the image starts. All pure.
 - A **tree** (`trees`) is what layers unpack to, once: a helper process (`unpacking`) reads them (`layers`) into a value
   (`filesystem`, pure), from which each container's root is made (`laying`) and its program found (`programs`).

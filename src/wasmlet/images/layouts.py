@@ -200,6 +200,14 @@ def detect_binary(head: bytes) -> Binary:
     raise UserError(f"it is not a WebAssembly binary but {looks}")
 
 
+@dataclass(frozen=True, slots=True)
+class Interfaces:
+    """What a component needs and gives: names of interfaces with their versions, or of functions."""
+
+    imports: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+
+
 def build(
     layout: Layout,
     *,
@@ -207,6 +215,7 @@ def build(
     wasi_os: WasiOs,
     created: datetime,
     annotations: Mapping[str, str],
+    interfaces: Interfaces | None = None,
 ) -> Package:
     """An image around `module`, whose media type is set here.
 
@@ -215,11 +224,13 @@ def build(
         wasi_os: Which WASI it is for; Krustlet's layout has no place for it.
         created: An aware time; the same inputs give the same image.
         annotations: Of the manifest.
+        interfaces: Of a component; Krustlet's layout has no place for them.
     """
     if layout == "krustlet":
         config, config_type, layer_type = b"{}", KRUSTLET_CONFIG, KRUSTLET_LAYER
     else:
-        config, config_type, layer_type = _cncf_config(module.digest, wasi_os, created), WASM_CONFIG, WASM_LAYER
+        config = _cncf_config(module.digest, wasi_os, created, interfaces or Interfaces())
+        config_type, layer_type = WASM_CONFIG, WASM_LAYER
     layer = msgspec.structs.replace(module, media_type=layer_type)
     document: dict[str, Any] = {
         "schemaVersion": 2,
@@ -232,7 +243,8 @@ def build(
     return Package(manifest=msgspec.json.encode(document, order="deterministic"), config=config)
 
 
-def _cncf_config(module_digest: str, wasi_os: WasiOs, created: datetime) -> bytes:
+def _cncf_config(module_digest: str, wasi_os: WasiOs, created: datetime, interfaces: Interfaces) -> bytes:
+    """As `wkg oci push` writes it (oci-wasm's WasmConfig), which knows of no author and no target world either."""
     document: dict[str, Any] = {
         "created": created.isoformat(timespec="seconds").replace("+00:00", "Z"),
         "architecture": "wasm",
@@ -240,7 +252,11 @@ def _cncf_config(module_digest: str, wasi_os: WasiOs, created: datetime) -> byte
         "layerDigests": [module_digest],
     }
     if wasi_os == "wasip2":
-        document["component"] = {"exports": [], "imports": []}
+        document["component"] = {
+            "exports": interfaces.exports,
+            "imports": interfaces.imports,
+            "target": None,
+        }
     return msgspec.json.encode(document)
 
 

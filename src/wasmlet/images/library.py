@@ -19,7 +19,7 @@ from wasmlet.images.credentials import Credential, matching
 from wasmlet.images.digests import Digests, Identity, NotRegularError
 from wasmlet.images.ingest import Ingest, translated
 from wasmlet.images.layers import Bounds
-from wasmlet.images.layouts import Choice, Layout, WasiOs
+from wasmlet.images.layouts import Choice, Interfaces, Layout, WasiOs
 from wasmlet.images.local import LocalFiles
 from wasmlet.images.manifest import (
     INDEX_TYPES,
@@ -223,12 +223,14 @@ class Library:
         wasi_os: WasiOs | None = None,
         credentials: Sequence[Credential] = (),
         annotations: Mapping[str, str] | None = None,
+        interfaces: Interfaces | None = None,
     ) -> str:
         """Upload a Wasm file as an image; the digest of its manifest. The same file gives the same digest.
 
         Args:
             wasi_os: None takes `wasip2` for a component and `wasip1` for a core module.
             annotations: Of the manifest.
+            interfaces: What a component imports and exports, for those who look for images by that.
 
         Raises:
             UserError: Not a Wasm file, no right to push, or a reference with a digest or to a local file.
@@ -244,6 +246,7 @@ class Library:
                 wasi_os=wasi_os,
                 logins=matching(credentials, parsed),
                 annotations=annotations or {},
+                interfaces=interfaces,
             )
 
     async def images(self) -> list[StoredImage]:

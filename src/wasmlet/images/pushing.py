@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from wasmlet.base.errors import NotFoundError, UserError
 from wasmlet.images.credentials import Credential
-from wasmlet.images.layouts import WASM_LAYER, Binary, Layout, WasiOs, build, detect_binary
+from wasmlet.images.layouts import WASM_LAYER, Binary, Interfaces, Layout, WasiOs, build, detect_binary
 from wasmlet.images.manifest import TITLE, Descriptor, digest_of
 from wasmlet.images.reference import Reference
 from wasmlet.images.threads import in_thread
@@ -34,6 +34,7 @@ async def push_module(
     wasi_os: WasiOs | None,
     logins: Sequence[Credential],
     annotations: Mapping[str, str],
+    interfaces: Interfaces | None,
 ) -> str:
     """Upload the module, its config, and last the manifest, whose digest is returned.
 
@@ -53,6 +54,7 @@ async def push_module(
             wasi_os=wasi_os or ("wasip2" if binary is Binary.COMPONENT else "wasip1"),
             created=datetime.fromtimestamp(int(os.fstat(stream.fileno()).st_mtime), UTC),
             annotations=annotations,
+            interfaces=interfaces,
         )
         await registry.push_blob(reference, module, stream, logins)
     config = Descriptor(media_type="", digest=digest_of(package.config), size=len(package.config))

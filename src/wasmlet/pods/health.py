@@ -71,7 +71,7 @@ class Health:
         return None if probe is None else probe.termination_grace_period_seconds
 
     def _hooked(self, key: HookKey, outcome: Outcome) -> None:
-        """A hook is done: save that, and let the plan look; unless the container's end, begun meanwhile, was its end."""
+        """A hook is done: save that, and let the plan look; unless the container's end, begun meanwhile, ended it."""
         attempt = self._worker.facts.container(key.container).last
         if attempt is None or key not in dict(wanted(self._worker.bundle.pod, self._worker.facts)):
             return

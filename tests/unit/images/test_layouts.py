@@ -197,7 +197,7 @@ def test_the_cncf_config_has_the_specification_s_fields() -> None:
         "architecture": "wasm",
         "os": "wasip2",
         "layerDigests": [MODULE],
-        "component": {"exports": [], "imports": []},
+        "component": {"exports": [], "imports": [], "target": None},
     }
     core = build("cncf", module=module, wasi_os="wasip1", created=created, annotations={})
     assert "component" not in json.loads(core.config)

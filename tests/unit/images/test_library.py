@@ -18,7 +18,7 @@ from tests.unit.images.fake_registry import MODULE, FakeRegistry, hang, on, part
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.images.configuration import CONTAINER_CONFIGS, ImageConfig
 from wasmlet.images.credentials import Credential
-from wasmlet.images.layouts import WASM_CONFIG, WASM_LAYER, Layout
+from wasmlet.images.layouts import WASM_CONFIG, WASM_LAYER, Interfaces, Layout
 from wasmlet.images.library import Library, Progress, PullPolicy
 from wasmlet.images.manifest import OCI_INDEX, digest_of
 from wasmlet.images.settings import Settings
@@ -61,10 +61,18 @@ async def test_a_component_is_pushed_as_wasip2(
     library: Library, plain_registry: RunningRegistry, tmp_path: Path
 ) -> None:
     (tmp_path / "component.wasm").write_bytes(COMPONENT)
-    digest = await library.push(tmp_path / "component.wasm", f"{plain_registry.address}/demo/component")
+    interfaces = Interfaces(("wasi:io/streams@0.2.0", "now"), ("wasi:cli/run@0.2.0",))
+    name = f"{plain_registry.address}/demo/component"
+    digest = await library.push(tmp_path / "component.wasm", name, interfaces=interfaces)
     manifest = json.loads(plain_registry.blob(digest).read_bytes())
     config = json.loads(plain_registry.blob(manifest["config"]["digest"]).read_bytes())
     assert config["os"] == "wasip2"
+    assert config["layerDigests"] == [manifest["layers"][0]["digest"]]
+    assert config["component"] == {
+        "exports": ["wasi:cli/run@0.2.0"],
+        "imports": ["wasi:io/streams@0.2.0", "now"],
+        "target": None,
+    }
 
 
 async def test_what_cannot_be_pushed_is_refused(library: Library, fake: FakeRegistry, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Runs every demo and compares what it prints with its expected.txt: `python demos/run.py WASMLET`.
 
 A demo with a request.txt serves HTTP: it is asked for that path, and its answer is compared. Of a demo with an ends.txt
-the exit code and the reason of each container are compared instead: it breaks on purpose.
+the exit code and the reason of each container are compared instead: it breaks on purpose. A demo with a run.py of its
+own is more than a manifest: that script shows it.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ def main(wasmlet: str) -> int:
         wanted = demo / ("ends.txt" if (demo / "ends.txt").exists() else "expected.txt")
         if output != wanted.read_text():
             print(f"demo {demo.name}: not what {wanted.name} says")
+            failed = 1
+    for script in sorted(DEMOS.glob("*/run.py")):
+        name = f"demos/{script.parent.name}"
+        print(f"$ python {name}/run.py wasmlet", flush=True)
+        status, output = printed([sys.executable, str(script), wasmlet])
+        print(output, flush=True)
+        if status != 0 or output != (script.parent / "expected.txt").read_text():
+            print(f"demo {script.parent.name}: not what expected.txt says")
             failed = 1
     print("some demos failed" if failed else "all demos printed what they should")
     return failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,13 @@ def test_broken_programs_end_as_they_should(wasmlet: Wasmlet) -> None:
     assert "its limit is 33554432" in ends["takes-memory"]["message"]
     assert "DeadlineExceeded" in wasmlet("ps").stdout.decode()
     wasmlet("rm", pod)
+
+
+def test_only_the_signed_image_runs(wasmlet: Wasmlet) -> None:
+    demo = DEMOS / "signed-image"
+    command = [sys.executable, str(demo / "run.py"), str(Path(sys.executable).parent / "wasmlet")]
+    shown = subprocess.run(command, env=wasmlet.environment, capture_output=True, text=True, timeout=50, check=False)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (0, (demo / "expected.txt").read_text(), "")
 
 
 def test_what_cannot_run_is_refused(wasmlet: Wasmlet) -> None:

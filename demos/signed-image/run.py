@@ -1,7 +1,7 @@
 """A policy that lets signed images run and no others: `python demos/signed-image/run.py WASMLET`.
 
-Two images are pushed to a registry in this process, and one is signed as `cosign sign --key` does it: here by openssl, so
-that the demo needs no cosign. Addresses, digests and directories are left out of what it prints.
+Two images are pushed to a registry in this process, and one is signed as `cosign sign --key` does it: here by openssl,
+so that the demo needs no cosign. Addresses, digests and directories are left out of what it prints.
 """
 
 from __future__ import annotations

@@ -25,8 +25,11 @@ from wasmlet.config import Config, make_state_directory
 from wasmlet.images import credentials, proxies, trust
 from wasmlet.images.collection import Policy
 from wasmlet.images.credentials import Credential
+from wasmlet.images.helpers import DockerHelpers
 from wasmlet.images.library import Library
+from wasmlet.images.plugins import load_plugins
 from wasmlet.images.settings import Settings as ImageSettings
+from wasmlet.images.sources import Source
 from wasmlet.node.machine import allocatable
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods import orphans
@@ -120,6 +123,19 @@ def logins() -> tuple[Credential, ...]:
     except (UserError, RuntimeError) as error:
         logger.warning("no credentials", extra={"error": str(error)})
         return ()
+
+
+def image_sources(config: Config) -> tuple[Source, ...]:
+    """Who knows further logins when an image is pulled: docker's credential helpers, and the kubelet's plugins.
+
+    Raises:
+        UserError: The plugins' configuration cannot be used.
+    """
+    helpers = DockerHelpers(os.environ, Path.home())
+    configuration = config.file.image_credential_provider_config
+    if not configuration:
+        return (helpers,)
+    return (helpers, *load_plugins(Path(configuration), Path(config.file.image_credential_provider_bin_dir)))
 
 
 class StateHeldError(ConflictError):
@@ -247,7 +263,7 @@ async def _build(
     program, policy = find_engine_program(), collection_policy(config)
     if config.image_policy is not None:
         trust.check_file(config.image_policy)
-    library = Library(image_settings(config, allow_local_files=cluster is None))
+    library = Library(image_settings(config, allow_local_files=cluster is None), sources=image_sources(config))
     stack.push_async_callback(library.close)
     cache = artifacts.Artifacts(
         artifacts.Settings(directory=config.state / "cache", memory_bytes=config.file.compile_memory_mib * 1024 * 1024),
@@ -327,6 +343,7 @@ def _joined(rooms: Rooms, hub: Hub, cluster: Cluster) -> Rooms:
         listener=ClusterListener(hub, cluster),
         objects=cluster.objects,
         tokens=cluster.tokens,
+        account=cluster.account,
         service_variables=cluster.service_variables,
         refuse=cluster.shutdown.refuse,
         node=cluster.offer,

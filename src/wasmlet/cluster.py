@@ -28,7 +28,7 @@ from wasmlet.kube.objects_cache import ClusterObjects
 from wasmlet.kube.runtime_classes import RuntimeClasses
 from wasmlet.kube.services import Services
 from wasmlet.kube.settings import Settings as KubeSettings
-from wasmlet.kube.tokens import TokenSource, Wanted
+from wasmlet.kube.tokens import SERVICE_ACCOUNTS, TokenSource, Wanted
 from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
 from wasmlet.node import addresses, bootstrap, shutdown
 from wasmlet.node.composition import Node
@@ -133,6 +133,11 @@ class Cluster:
         for kind, name in references_of(bundle.pod):
             self._objects.acquire(bundle.uid, kind, bundle.pod.metadata.namespace, name)
         return self._objects
+
+    def account(self, pod: Pod) -> PodAccount | None:
+        """The pod's service account; static pods and those of a terminal have none."""
+        is_ours = pod.metadata.resource_version and SOURCE_ANNOTATION not in pod.metadata.annotations
+        return PodAccount(pod, self.client, self.tokens) if is_ours and pod.spec.service_account_name else None
 
     def service_variables(self, pod: Pod) -> Mapping[str, str]:
         """What the Services add to the environment of the pod's containers."""
@@ -374,6 +379,34 @@ class PodTokens:
     def release(self, uid: str) -> None:
         """The pod is gone."""
         self._source.release(uid)
+
+
+class PodAccount:
+    """The service account of a pod of the cluster (images.sources.Account)."""
+
+    def __init__(self, pod: Pod, client: Client, tokens: PodTokens) -> None:
+        self._pod = pod
+        self._client = client
+        self._tokens = tokens
+
+    @property
+    def namespace(self) -> str:
+        """The pod's."""
+        return self._pod.metadata.namespace
+
+    @property
+    def name(self) -> str:
+        """The account's."""
+        return self._pod.spec.service_account_name
+
+    async def look(self) -> tuple[str, Mapping[str, str]]:
+        """Its UID and annotations. Raises WasmletError."""
+        found = await self._client.get(SERVICE_ACCOUNTS, self.name, namespace=self.namespace)
+        return found.metadata.uid, found.metadata.annotations
+
+    async def token(self, audience: str) -> str:
+        """A token for the audience. Raises WasmletError."""
+        return await self._tokens.token(self._pod, ServiceAccountTokenProjection(audience=audience))
 
 
 class ClusterListener:

@@ -53,6 +53,8 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         image_gc_high_threshold_percent, image_gc_low_threshold_percent, image_minimum_gc_age_seconds,
         image_maximum_gc_age_seconds: When a node removes unused images (images.collection.Policy).
         pinned_images: Globs of references that it never removes.
+        image_credential_provider_config: The CredentialProviderConfig of kubelet plugins, a file or a directory; "" is
+            none. Their programs are in image_credential_provider_bin_dir.
     """
 
     insecure_registries: list[str] = []
@@ -77,6 +79,8 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     image_minimum_gc_age_seconds: Seconds = 120.0
     image_maximum_gc_age_seconds: Seconds = 0.0
     pinned_images: list[str] = []
+    image_credential_provider_config: str = ""
+    image_credential_provider_bin_dir: str = ""
 
 
 @dataclass(frozen=True)

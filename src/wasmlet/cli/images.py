@@ -224,7 +224,7 @@ def _store(state: str | None) -> Store:
 
 def _library(settings: config.Config) -> Library:
     config.make_state_directory(settings)
-    return Library(agent.image_settings(settings))
+    return Library(agent.image_settings(settings), sources=agent.image_sources(settings))
 
 
 def _interfaces(module: Path) -> Interfaces | None:

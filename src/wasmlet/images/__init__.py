@@ -4,6 +4,7 @@ Nouns:
 
 - A **reference** (`reference`) names an image: `[registry/]repository[:tag][@digest]`, or `file:/path` on this machine.
 - **Credentials** (`credentials`) are arguments: parsed from docker's file format, chosen by registry and repository.
+  **Sources** (`sources`) know more when an image is pulled: docker's `helpers`, the kubelet's `plugins`.
 - The **registry** (`registry`) speaks the OCI distribution API through the `transport` (connections, TLS, time limits,
   redirects) and `authentication` (basic, bearer tokens). aiohttp is imported at the first request, not before.
 - A **manifest** (`manifest`) lists blobs; the **layout** (`layouts`, `configuration`) says which blob is the module,
@@ -14,6 +15,7 @@ Nouns:
 - **Trust** (`trust`) asks, before an image is used, who vouches for it: a **policy** (`policy`, `patterns`) says who
   has to, **evidence** (`evidence`) fetches signatures, `signatures` and `keys` say what they are worth, or sigstore
   does (`keyless`).
+- The **collection** (`collection`) decides which unused images go; **archives** (`archives`) are images as one file.
 - **Local files** (`local`) are modules used where they lie.
 - The **library** (`library`) is the facade that pods and the command line use; `base.flights` lets many callers share
   one download.

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from wasmlet.base.errors import UserError
 from wasmlet.base.files import read_if_present
@@ -25,6 +25,20 @@ _TOKEN_USER: Final = "<token>"  # noqa: S105 - docker's placeholder for "use the
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """The object of a cluster that gave a login to a pod.
+
+    Attributes:
+        kind: Secret or ServiceAccount.
+    """
+
+    kind: Literal["Secret", "ServiceAccount"]
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Credential:
     """A way to log in, and where it is good for. The representation shows no password and no token.
 
@@ -33,12 +47,14 @@ class Credential:
         username: Empty when only a token is there.
         password: With `username`, for basic authentication and for token servers.
         identity_token: A refresh token for token servers; used instead of the password when it is not empty.
+        origin: Whose it is; None: the node's, and so any pod's here.
     """
 
     pattern: str
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
+    origin: Origin | None = None
 
 
 def parse_docker_config(content: bytes | str, *, source: str) -> tuple[Credential, ...]:
@@ -52,7 +68,10 @@ def parse_docker_config(content: bytes | str, *, source: str) -> tuple[Credentia
     Raises:
         UserError: Not such a file; the message names the source and the registry, never a credential.
     """
-    document = _parse_object(content, source=source)
+    return _credentials(_parse_object(content, source=source), source=source)
+
+
+def _credentials(document: dict[str, Any], *, source: str) -> tuple[Credential, ...]:
     auths = document.get("auths") or {}
     if not isinstance(auths, dict):
         raise UserError(f'{source}: "auths" is not a JSON object')
@@ -77,18 +96,33 @@ def load_default(environment: Mapping[str, str], home: Path) -> tuple[Credential
     Raises:
         UserError: A file is there but cannot be read or understood; the message names it.
     """
+    found: list[Credential] = []
+    for path in config_paths(environment, home):
+        document = read_config(path)
+        if document is not None:
+            found.extend(_credentials(document, source=str(path)))
+    return tuple(found)
+
+
+def config_paths(environment: Mapping[str, str], home: Path) -> list[Path]:
+    """Where docker and podman keep the logins of a person."""
     paths = [Path(environment.get("DOCKER_CONFIG") or home / ".docker") / "config.json"]
     if runtime_directory := environment.get("XDG_RUNTIME_DIR"):
         paths.append(Path(runtime_directory) / "containers" / "auth.json")
-    found: list[Credential] = []
-    for path in paths:
-        try:
-            content = read_if_present(path)
-        except OSError as error:
-            raise UserError(f"cannot read the credentials in {path}: {error.strerror}") from error
-        if content:
-            found.extend(parse_docker_config(content, source=str(path)))
-    return tuple(found)
+    return paths
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The document of a config.json; None when there is none.
+
+    Raises:
+        UserError: It is there but cannot be read or understood; the message names it.
+    """
+    try:
+        content = read_if_present(path)
+    except OSError as error:
+        raise UserError(f"cannot read the credentials in {path}: {error.strerror}") from error
+    return _parse_object(content, source=str(path)) if content else None
 
 
 def matching(credentials: Iterable[Credential], reference: Reference) -> tuple[Credential, ...]:
@@ -100,6 +134,11 @@ def matching(credentials: Iterable[Credential], reference: Reference) -> tuple[C
     ]
     fitting.sort(key=lambda pair: pair[0], reverse=True)
     return tuple(dict.fromkeys(credential for _, credential in fitting))
+
+
+def matches(pattern: str, reference: Reference) -> bool:
+    """Whether `[scheme://]host[:port][/path]`, with globs in the host's labels, fits an image."""
+    return _matched_path(pattern, reference) is not None
 
 
 def _matched_path(pattern: str, reference: Reference) -> str | None:

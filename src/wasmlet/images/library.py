@@ -34,6 +34,7 @@ from wasmlet.images.pushing import push_module
 from wasmlet.images.reference import LocalFile, Reference, parse_remote
 from wasmlet.images.reference import parse as parse_reference
 from wasmlet.images.settings import Settings
+from wasmlet.images.sources import Account, Source
 from wasmlet.images.store import Content, Entry, MissingBlobError, Store
 from wasmlet.images.threads import in_thread
 from wasmlet.images.trees import Tree, Trees, chain_of
@@ -132,10 +133,15 @@ class _Wanted:
 
 
 class Library:
-    """Images by reference. Make it anywhere, use it on one event loop, close it there."""
+    """Images by reference. Make it anywhere, use it on one event loop, close it there.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        sources: Who knows further logins when an image is pulled.
+    """
+
+    def __init__(self, settings: Settings, *, sources: Sequence[Source] = ()) -> None:
         self._settings = settings
+        self._sources = sources
         self._store = Store(settings.directory)
         self._registry: Registry | None = None
         self._connecting = asyncio.Lock()
@@ -159,6 +165,7 @@ class Library:
         *,
         pull_policy: PullPolicy,
         credentials: Sequence[Credential] = (),
+        account: Account | None = None,
         policy_file: Path | None = None,
         progress: Callable[[Progress], None] | None = None,
     ) -> tuple[Image, bool]:
@@ -168,6 +175,7 @@ class Library:
             pull_policy: `Always` asks the registry each time and downloads what changed; `IfNotPresent` asks when
                 the store does not have it; `Never` does not ask. A local file is always looked at afresh.
             credentials: All there are; those that fit the reference are tried in order.
+            account: Of the pod that wants it; for credential providers.
             policy_file: A policy that must let the image run beside the node's own.
             progress: Told on the event loop; one that raises is not told again.
 
@@ -183,10 +191,10 @@ class Library:
                 image = await self._local_image(parsed)
                 await self._trust.check(parsed, (image.digest,), demands)
                 return image, False
-            logins = matching(credentials, parsed)
             if pull_policy != "Always":
                 content = await self._found(parsed)
                 if content is not None:
+                    logins = await self._logins(parsed, credentials, account) if demands else ()
                     await self._trust.check(parsed, _digests(content), demands, logins)
                     return await self._image(parsed, content), False
                 if pull_policy == "Never":
@@ -195,7 +203,7 @@ class Library:
                         hint=f"`wasmlet pull {parsed}` here, or another policy",
                         reason="ErrImageNeverPull",
                     )
-            wanted = _Wanted(parsed, logins, demands)
+            wanted = _Wanted(parsed, await self._logins(parsed, credentials, account), demands)
             return await self._pulls.join(
                 wanted,
                 lambda flight: self._pull_expected(wanted, flight),
@@ -244,7 +252,7 @@ class Library:
                 parsed,
                 layout=layout,
                 wasi_os=wasi_os,
-                logins=matching(credentials, parsed),
+                logins=await self._logins(parsed, credentials),
                 annotations=annotations or {},
                 interfaces=interfaces,
             )
@@ -331,6 +339,13 @@ class Library:
             )
         digest, size_bytes = await self._local.digest(file)
         return Image(str(file), digest, digest, file.path, file.path.name, ImageConfig(), size_bytes)
+
+    async def _logins(
+        self, reference: Reference, credentials: Sequence[Credential], account: Account | None = None
+    ) -> tuple[Credential, ...]:
+        """Those that were given and those that the sources know now, as far as they fit."""
+        asked = [login for source in self._sources for login in await source.logins(reference, account)]
+        return matching((*credentials, *asked), reference)
 
     async def _found(self, reference: Reference) -> Content | None:
         """The image in the store, when every byte of it is what its digests say."""

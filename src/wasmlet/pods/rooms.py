@@ -11,6 +11,7 @@ from wasmlet.base.clock import Clock, system_clock
 from wasmlet.base.turns import Turns
 from wasmlet.images.credentials import Credential
 from wasmlet.images.library import Library
+from wasmlet.images.sources import Account
 from wasmlet.kube.objects import Objects
 from wasmlet.kube.types import Pod
 from wasmlet.pods import handlers
@@ -90,6 +91,11 @@ def _refuse_nothing(_pod: Pod) -> Refusal | None:
     return None
 
 
+def _no_account(_pod: Pod) -> Account | None:
+    """Only a cluster has service accounts."""
+    return None
+
+
 def _no_variables(_pod: Pod) -> Mapping[str, str]:
     """There are no Services without a cluster."""
     return {}
@@ -103,6 +109,7 @@ class Rooms:
         credentials: Logins of the node, beside a pod's imagePullSecrets.
         objects: Where a pod's ConfigMaps and Secrets come from.
         tokens: Where service account tokens come from; None without a cluster.
+        account: The service account of a pod of the cluster, for credential providers; None for other pods.
         service_variables: What the Services of a pod's namespace add to its environment (contract 6.1).
         node: Whom pods of a cluster have to fit; None without a cluster.
         refuse: Why the node takes no pod now (it shuts down), asked after everything else.
@@ -118,6 +125,7 @@ class Rooms:
     credentials: Callable[[], tuple[Credential, ...]] = tuple
     objects: Callable[[Bundle], Objects] = Bundle.documents
     tokens: Tokens | None = None
+    account: Callable[[Pod], Account | None] = _no_account
     service_variables: Callable[[Pod], Mapping[str, str]] = _no_variables
     node: NodeSource | None = None
     refuse: Callable[[Pod], Refusal | None] = _refuse_nothing

@@ -182,6 +182,7 @@ class Starter:
             container.image,
             pull_policy=pull_policy(container),
             credentials=[*await self._pull_secrets(), *self._rooms.credentials()],
+            account=self._rooms.account(self._worker.bundle.pod),
             policy_file=Path(own) if (own := self._worker.bundle.image_policy) else None,
             progress=progress,
         )

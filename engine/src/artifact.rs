@@ -5,7 +5,7 @@
 use crate::epoch::Epoch;
 use crate::program::{Linkers, Program};
 use crate::protocol::{Artifact, Error, ErrorReason, Kind};
-use crate::settings::{self, hexadecimal};
+use crate::settings::{self, Flavour, hexadecimal};
 use crate::sync::lock;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
@@ -22,15 +22,32 @@ const RECENT: usize = 32;
 /// The artifacts of one engine.
 pub struct Artifacts {
     epoch: Arc<Epoch>,
+    sequential: Engines,
+    concurrent: Engines,
+    kept: Mutex<Kept>,
+}
+
+/// Where guests of one flavour run.
+struct Engines {
+    flavour: Flavour,
     /// Instances that are made one by one, for guests that stay.
     single: Made,
     /// Instances from a pool, for guests that come and go.
     pooled: Made,
-    kept: Mutex<Kept>,
 }
 
 /// Made when the first artifact comes that needs it: an engine that waits does without.
 type Made = OnceLock<(Engine, Linkers)>;
+
+impl Engines {
+    fn new(flavour: Flavour) -> Self {
+        Self {
+            flavour,
+            single: Made::new(),
+            pooled: Made::new(),
+        }
+    }
+}
 
 #[derive(Default)]
 struct Kept {
@@ -47,8 +64,8 @@ impl Artifacts {
     pub fn new(epoch: Arc<Epoch>) -> Self {
         Self {
             epoch,
-            single: Made::new(),
-            pooled: Made::new(),
+            sequential: Engines::new(Flavour::Sequential),
+            concurrent: Engines::new(Flavour::Concurrent),
             kept: Mutex::default(),
         }
     }
@@ -81,10 +98,19 @@ impl Artifacts {
     }
 
     fn map(&self, file: &File, kind: Kind) -> wasmtime::Result<Program> {
-        let single = || self.made(&self.single, settings::serving);
+        let mapped = self.map_in(&self.sequential, file, kind);
+        // The artifact says itself for which flavour it is; of one that is for neither the first error tells more.
+        mapped.or_else(|error| {
+            let mapped = self.map_in(&self.concurrent, file, kind);
+            mapped.map_err(|_| error)
+        })
+    }
+
+    fn map_in(&self, engines: &Engines, file: &File, kind: Kind) -> wasmtime::Result<Program> {
+        let single = || self.made(&engines.single, settings::serving, engines.flavour);
         if kind == Kind::Http {
             let mapped = self
-                .made(&self.pooled, settings::pooled)
+                .made(&engines.pooled, settings::pooled, engines.flavour)
                 .and_then(|made| map(file, kind, made));
             // A guest that is larger than the pool's slots runs slower, but runs.
             return mapped.or_else(|_| map(file, kind, single()?));
@@ -95,13 +121,14 @@ impl Artifacts {
     fn made<'a>(
         &self,
         place: &'a Made,
-        engine: fn() -> wasmtime::Result<Engine>,
+        engine: fn(Flavour) -> wasmtime::Result<Engine>,
+        flavour: Flavour,
     ) -> wasmtime::Result<&'a (Engine, Linkers)> {
         if let Some(made) = place.get() {
             return Ok(made);
         }
-        let engine = engine()?;
-        let linkers = Linkers::new(&engine)?;
+        let engine = engine(flavour)?;
+        let linkers = Linkers::new(&engine, flavour)?;
         // Of two that were made at once one is dropped, and with it its clock.
         self.epoch.add(&engine);
         Ok(place.get_or_init(|| (engine, linkers)))

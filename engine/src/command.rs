@@ -5,6 +5,7 @@ use crate::guest::Guest;
 use crate::protocol::{Error, ErrorReason};
 use wasmtime::{InstancePre, Result};
 use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p3;
 
 /// What a core module begins with.
 pub const ENTRY_POINT: &str = "_start";
@@ -13,8 +14,10 @@ pub const ENTRY_POINT: &str = "_start";
 pub enum Command {
     /// A core module.
     Module(InstancePre<Guest>),
-    /// A component.
-    Component(CommandPre<Guest>),
+    /// A component of WASI 0.2.
+    P2(CommandPre<Guest>),
+    /// A component of WASI 0.3.
+    P3(p3::bindings::CommandPre<Guest>),
 }
 
 /// What became of a run.
@@ -42,7 +45,7 @@ impl Command {
                 announce(started).await;
                 ended(entry.call_async(&mut store, ()).await.map(|()| 0))
             }
-            Self::Component(program) => {
+            Self::P2(program) => {
                 let mut store = guest.into_store(program.engine());
                 let instance = match program.instantiate_async(&mut store).await {
                     Ok(instance) => instance,
@@ -50,6 +53,18 @@ impl Command {
                 };
                 announce(started).await;
                 let returned = instance.wasi_cli_run().call_run(&mut store).await;
+                ended(returned.map(|result| u32::from(result.is_err())))
+            }
+            Self::P3(program) => {
+                let mut store = guest.into_store(program.engine());
+                let instance = match program.instantiate_async(&mut store).await {
+                    Ok(instance) => instance,
+                    Err(error) => return Outcome::Refused(not_started(&error)),
+                };
+                announce(started).await;
+                let run = store
+                    .run_concurrent(async |store| instance.wasi_cli_run().call_run(store).await);
+                let returned = run.await.flatten();
                 ended(returned.map(|result| u32::from(result.is_err())))
             }
         }

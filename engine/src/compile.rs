@@ -203,8 +203,9 @@ fn compile(task: &Task) -> Result<Compiled, Error> {
             &error,
         )
     };
-    let engine = settings::compiling().map_err(internal)?;
-    let linkers = Linkers::new(&engine).map_err(internal)?;
+    let flavour = binary.flavour();
+    let engine = settings::compiling(flavour).map_err(internal)?;
+    let linkers = Linkers::new(&engine, flavour).map_err(internal)?;
     let mut store = wasmtime::Store::new(&engine, Guest::empty());
     binary.require_imports(|module, name| linkers.defines(&mut store, module, name))?;
     let compiled = match binary.format {

@@ -4,7 +4,7 @@ use crate::command::ENTRY_POINT;
 use crate::guest::Guest;
 use crate::program::{Linkers, P0, P1};
 use crate::protocol::{Error, ErrorReason, Format, Inspected, Kind, Wasi};
-use crate::settings;
+use crate::settings::{self, Flavour};
 use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
 use wasmparser::{BinaryReaderError, Encoding, Parser, Payload, Validator, WasmFeatures};
@@ -42,6 +42,32 @@ const P2_INTERFACES: [&str; 30] = [
     "wasi:sockets/tcp-create-socket",
     "wasi:sockets/udp",
     "wasi:sockets/udp-create-socket",
+];
+
+/// Interfaces of WASI 0.3 that the linker of concurrent engines defines (a test compares), without versions.
+const P3_INTERFACES: [&str; 21] = [
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/system-clock",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:http/client",
+    "wasi:http/types",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
+    // Closed to guests: their calls fail.
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/types",
 ];
 
 /// The names on a binary's outside.
@@ -151,24 +177,49 @@ impl Binary {
             )),
             Format::Module => Ok(Kind::Command),
             Format::Component if exports("wasi:http/incoming-handler@0.2.") => Ok(Kind::Http),
-            Format::Component if exports("wasi:cli/run@0.2.") => Ok(Kind::Command),
-            Format::Component if exports("wasi:http/handler@0.3") || exports("wasi:cli/run@0.3") => refuse(
-                "the component is built for WASI 0.3, which this version of wasmlet does not run yet; \
+            Format::Component if self.exports_p3("wasi:http/handler") => refuse(
+                "the component serves http by WASI 0.3, which this version of wasmlet does not run yet; \
                  build it for WASI 0.2"
                     .into(),
             ),
-            Format::Component => refuse(format!(
-                "the component exports neither wasi:cli/run@0.2 nor wasi:http/incoming-handler@0.2; \
-                 it exports {}; build it for wasm32-wasip2",
+            Format::Component if exports("wasi:cli/run@0.2.") => Ok(Kind::Command),
+            Format::Component if self.exports_p3("wasi:cli/run") => Ok(Kind::Command),
+            Format::Component if exports("wasi:http/handler@0.3") || exports("wasi:cli/run@0.3") => refuse(format!(
+                "the component is built for a draft of WASI 0.3 and exports {}; \
+                 this version of wasmlet runs WASI 0.3.0 (experimental) and 0.2, and no drafts",
                 enumerate(&self.exports)
             )),
+            Format::Component => refuse(format!(
+                "the component exports neither wasi:cli/run@0.2 nor wasi:http/incoming-handler@0.2, nor what stands \
+                 for them in WASI 0.3; it exports {}; build it for wasm32-wasip2",
+                enumerate(&self.exports)
+            )),
+        }
+    }
+
+    /// Whether it exports this interface of a release of WASI 0.3.
+    fn exports_p3(&self, interface: &str) -> bool {
+        self.exports
+            .iter()
+            .any(|name| p3_interface(name) == Some(interface))
+    }
+
+    /// What it needs to run on.
+    pub fn flavour(&self) -> Flavour {
+        if self.wasi() == Wasi::P3 {
+            Flavour::Concurrent
+        } else {
+            Flavour::Sequential
         }
     }
 
     /// Which WASI it was built for.
     pub fn wasi(&self) -> Wasi {
         let imports = |name: &str| self.imports.iter().any(|(module, _)| module == name);
+        let imported = self.imports.iter().map(|(_, name)| name);
+        let mut names = imported.chain(&self.exports);
         match self.format {
+            Format::Component if names.any(|name| p3_interface(name).is_some()) => Wasi::P3,
             Format::Component => Wasi::P2,
             Format::Module if imports(P1) => Wasi::P1,
             Format::Module if imports(P0) => Wasi::P0,
@@ -199,7 +250,7 @@ impl Binary {
     fn missing(&self, mut defines: impl FnMut(&str, &str) -> bool) -> Vec<String> {
         self.import_names(|module, name| match self.format {
             Format::Module => !defines(module, name),
-            Format::Component => !is_p2_interface(name),
+            Format::Component => !is_p2_interface(name) && !is_p3_interface(name),
         })
     }
 
@@ -250,8 +301,9 @@ impl Binary {
 pub fn describe(bytes: &[u8]) -> Result<Inspected, Error> {
     let binary = read(bytes)?;
     let internal = |error: wasmtime::Error| Error::new(ErrorReason::Internal, format!("{error:?}"));
-    let engine = settings::serving().map_err(internal)?;
-    let linkers = Linkers::new(&engine).map_err(internal)?;
+    let flavour = Flavour::Sequential;
+    let engine = settings::serving(flavour).map_err(internal)?;
+    let linkers = Linkers::new(&engine, flavour).map_err(internal)?;
     let mut store = Store::new(&engine, Guest::empty());
     let mut defines = |module: &str, name: &str| linkers.defines(&mut store, module, name);
     let kind = binary.kind();
@@ -264,6 +316,7 @@ pub fn describe(bytes: &[u8]) -> Result<Inspected, Error> {
         format: binary.format,
         wasi: binary.wasi(),
         wasi_version: binary.wasi_version(),
+        experimental: binary.wasi() == Wasi::P3,
         bytes: bytes.len() as u64,
         imports: binary.import_names(|_, _| true),
         missing: binary.missing(&mut defines),
@@ -276,6 +329,17 @@ fn is_p2_interface(import: &str) -> bool {
     import
         .split_once('@')
         .is_some_and(|(name, version)| version.starts_with("0.2.") && P2_INTERFACES.contains(&name))
+}
+
+/// The interface of a name of a release of WASI 0.3. A draft's name fits that draft only.
+fn p3_interface(name: &str) -> Option<&str> {
+    let (interface, version) = name.split_once('@')?;
+    let is_release = version.starts_with("0.3.") && !version.contains('-');
+    (is_release && interface.starts_with("wasi:")).then_some(interface)
+}
+
+fn is_p3_interface(import: &str) -> bool {
+    p3_interface(import).is_some_and(|name| P3_INTERFACES.contains(&name))
 }
 
 /// A few names for a message.
@@ -336,11 +400,14 @@ mod tests {
     /// A resource of the interface, or else a function: what the linker must have if it has the interface.
     #[test]
     fn the_linker_defines_every_listed_interface() {
-        let engine = crate::settings::compiling().expect("engine");
-        let linkers = Linkers::new(&engine).expect("linkers");
-        for interface in P2_INTERFACES {
+        let flavour = Flavour::Concurrent;
+        let engine = crate::settings::compiling(flavour).expect("engine");
+        let linkers = Linkers::new(&engine, flavour).expect("linkers");
+        let older = P2_INTERFACES.map(|name| (name, "0.2.0"));
+        let newer = P3_INTERFACES.map(|name| (name, "0.3.0"));
+        for (interface, version) in older.into_iter().chain(newer) {
             let text = format!(
-                r#"(component (import "{interface}@0.2.0" (instance (export "no-such" (func)))))"#
+                r#"(component (import "{interface}@{version}" (instance (export "no-such" (func)))))"#
             );
             let component =
                 Component::new(&engine, wat::parse_str(text).expect("wat")).expect("component");
@@ -357,6 +424,39 @@ mod tests {
             wat::parse_str(r#"(module (func (export "_start")))"#).expect("wat"),
         );
         assert!(linkers.module(&module.expect("module")).is_ok());
+    }
+
+    #[test]
+    fn drafts_of_wasi_0_3_are_refused_by_name() {
+        let described =
+            |text: &str| describe(&wat::parse_str(text).expect("wat")).expect("component");
+        let draft = "0.3.0-rc-2026-03-15";
+        let stdout =
+            format!(r#"(import "wasi:cli/stdout@{draft}" (instance (export "write" (func))))"#);
+        let run = |version| {
+            format!(r#"(instance $run) (export "wasi:cli/run@{version}" (instance $run))"#)
+        };
+        let both = described(&format!("(component {stdout} {})", run(draft)));
+        assert_eq!(
+            (both.kind, both.wasi, both.experimental),
+            (None, Wasi::P2, false)
+        );
+        assert!(
+            both.problem.contains(&format!("wasi:cli/run@{draft}")),
+            "{}",
+            both.problem
+        );
+        assert_eq!(both.missing, [format!("wasi:cli/stdout@{draft}")]);
+        let one = described(&format!("(component {stdout} {})", run("0.3.9")));
+        assert_eq!(
+            (one.kind, one.wasi, one.experimental),
+            (Some(Kind::Command), Wasi::P3, true)
+        );
+        assert!(one.problem.contains(&one.missing[0]), "{}", one.problem);
+        let served = format!(
+            r#"(component (instance $it) (export "wasi:http/handler@{draft}" (instance $it)))"#
+        );
+        assert_eq!(described(&served).kind, None);
     }
 
     /// A command and a server.

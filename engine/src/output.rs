@@ -21,7 +21,7 @@ const OVERFULL_BYTES: usize = 4 * 1024 * 1024;
 /// What takes a guest's output into a bounded buffer.
 pub trait Sink: Send + Sync + Sized + 'static {
     /// Tells its streams apart.
-    type Stream: Copy + Send + Sync + 'static;
+    type Stream: Copy + Send + Sync + Unpin + 'static;
 
     /// Takes the bytes; never blocks.
     fn put(self: &Arc<Self>, stream: Self::Stream, bytes: &[u8]);
@@ -82,20 +82,18 @@ impl<S: Sink> StdoutStream for Output<S> {
     }
 
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(self.clone())
+        Box::new(Writer {
+            sink: Arc::clone(&self.sink),
+            stream: self.stream,
+            waiting: None,
+        })
     }
 }
 
 #[wasmtime_wasi::async_trait]
 impl<S: Sink> Pollable for Output<S> {
     async fn ready(&mut self) {
-        loop {
-            let room = self.sink.room().notified();
-            if self.sink.has_room() {
-                return;
-            }
-            room.await;
-        }
+        wait_for_room(&*self.sink).await;
     }
 }
 
@@ -122,15 +120,42 @@ impl<S: Sink> OutputStream for Output<S> {
     }
 }
 
-/// Only p3 guests, which this version does not run yet, write this way; without back-pressure.
-impl<S: Sink> AsyncWrite for Output<S> {
+async fn wait_for_room<S: Sink>(sink: &S) {
+    loop {
+        let room = sink.room().notified();
+        if sink.has_room() {
+            return;
+        }
+        room.await;
+    }
+}
+
+/// The same end of a stream, as guests of WASI 0.3 write to it.
+struct Writer<S: Sink> {
+    sink: Arc<S>,
+    stream: S::Stream,
+    /// Ends when there is room.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl<S: Sink> AsyncWrite for Writer<S> {
     fn poll_write(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        self.sink.put(self.stream, bytes);
-        Poll::Ready(Ok(bytes.len()))
+        let this = &mut *self;
+        while !this.sink.has_room() {
+            let waiting = this.waiting.get_or_insert_with(|| {
+                let sink = Arc::clone(&this.sink);
+                Box::pin(async move { wait_for_room(&*sink).await })
+            });
+            std::task::ready!(waiting.as_mut().poll(context));
+            this.waiting = None;
+        }
+        let count = bytes.len().min(WRITE_BYTES);
+        this.sink.put(this.stream, &bytes[..count]);
+        Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {

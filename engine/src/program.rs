@@ -4,12 +4,13 @@ use crate::command::Command;
 use crate::exit::ProcessExit;
 use crate::guest::Guest;
 use crate::protocol::Kind;
+use crate::settings::Flavour;
 use crate::traffic;
 use wasmtime::component::{self, Component};
 use wasmtime::{Engine, Linker, Module, Result, Store};
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi::{p0, p1, p2};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi::{p0, p1, p2, p3};
+use wasmtime_wasi_http::{p2 as http2, p3 as http3};
 
 /// The import modules of the two first WASI releases.
 pub const P0: &str = "wasi_unstable";
@@ -21,7 +22,7 @@ pub enum Program {
     /// Runs once until it returns.
     Command(Command),
     /// Serves requests.
-    Http(ProxyPre<Guest>),
+    Http(http2::bindings::ProxyPre<Guest>),
 }
 
 /// What the guests of one wasmtime engine can import.
@@ -31,8 +32,8 @@ pub struct Linkers {
 }
 
 impl Linkers {
-    /// All of WASI p0, p1 and p2, `wasi:http` and `wasi:config`.
-    pub fn new(engine: &Engine) -> Result<Self> {
+    /// All of WASI p0, p1 and p2, `wasi:http` and `wasi:config`; in concurrent engines p3, too.
+    pub fn new(engine: &Engine, flavour: Flavour) -> Result<Self> {
         let mut module = Linker::new(engine);
         p0::add_to_linker_async(&mut module, Guest::p1)?;
         p1::add_to_linker_async(&mut module, Guest::p1)?;
@@ -44,9 +45,13 @@ impl Linkers {
         }
         let mut component = component::Linker::new(engine);
         p2::add_to_linker_async(&mut component)?;
-        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut component)?;
+        http2::add_only_http_to_linker_async(&mut component)?;
         wasmtime_wasi_config::add_to_linker(&mut component, Guest::config)?;
         traffic::add_to_linker(&mut component)?;
+        if flavour == Flavour::Concurrent {
+            p3::add_to_linker(&mut component)?;
+            http3::add_to_linker(&mut component)?;
+        }
         Ok(Self { module, component })
     }
 
@@ -59,10 +64,18 @@ impl Linkers {
     /// Finds a component's imports and what its kind exports.
     pub fn component(&self, component: &Component, kind: Kind) -> Result<Program> {
         let found = self.component.instantiate_pre(component)?;
-        Ok(match kind {
-            Kind::Command => Program::Command(Command::Component(CommandPre::new(found)?)),
-            Kind::Http => Program::Http(ProxyPre::new(found)?),
-        })
+        // One of both is stable. A component that has neither is told what it lacks of that one.
+        let newer = found.clone();
+        match kind {
+            Kind::Command => CommandPre::new(found)
+                .map(Command::P2)
+                .or_else(|error| {
+                    let found = p3::bindings::CommandPre::new(newer);
+                    found.map(Command::P3).map_err(|_| error)
+                })
+                .map(Program::Command),
+            Kind::Http => http2::bindings::ProxyPre::new(found).map(Program::Http),
+        }
     }
 
     /// Whether core modules can import this.

@@ -474,6 +474,8 @@ pub enum Wasi {
     P1,
     /// `wasi:cli` 0.2.
     P2,
+    /// `wasi:cli` 0.3, alone or beside 0.2; experimental.
+    P3,
 }
 
 /// What kind of guest it is.
@@ -521,6 +523,9 @@ pub struct Inspected {
     pub wasi: Wasi,
     /// The newest release of the WASI interfaces that it names; empty where they have none.
     pub wasi_version: String,
+    /// Whether this version runs it for trial only: its WASI's implementation is not finished.
+    #[serde(default)]
+    pub experimental: bool,
     /// The file's size.
     pub bytes: u64,
     /// What has to be linked, `module.name` of a module's.

@@ -16,19 +16,29 @@ const TABLE_ELEMENTS: usize = 100_000;
 /// Of a slot that is given back this much is set to zero instead of being given to the kernel.
 const RESIDENT: usize = 64 * 1024;
 
+/// Whether calls of one instance can run side by side, which WASI 0.3 needs, and which costs each instance of any guest.
+/// An artifact fits engines of its own flavour only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// One call after the other: core modules, WASI 0.2.
+    Sequential,
+    /// Side by side: WASI 0.3.
+    Concurrent,
+}
+
 /// An engine that can compile.
-pub fn compiling() -> Result<Engine> {
-    Engine::new(&shared())
+pub fn compiling(flavour: Flavour) -> Result<Engine> {
+    Engine::new(&shared(flavour))
 }
 
 /// An engine that maps artifacts and has no compiler.
-pub fn serving() -> Result<Engine> {
-    Engine::new(shared().enable_compiler(false))
+pub fn serving(flavour: Flavour) -> Result<Engine> {
+    Engine::new(shared(flavour).enable_compiler(false))
 }
 
 /// An engine as [`serving`] gives, for guests that come and go with each request: their memories, tables and stacks
 /// are taken from a pool and given back, which is worth more than twice the requests. Only addresses are reserved.
-pub fn pooled() -> Result<Engine> {
+pub fn pooled(flavour: Flavour) -> Result<Engine> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(INSTANCES)
         .total_core_instances(INSTANCES * 16)
@@ -41,16 +51,17 @@ pub fn pooled() -> Result<Engine> {
         .linear_memory_keep_resident(RESIDENT)
         .table_keep_resident(RESIDENT)
         .async_stack_keep_resident(RESIDENT);
-    let config = &mut shared();
+    let config = &mut shared(flavour);
     config
         .enable_compiler(false)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     Engine::new(config)
 }
 
-fn shared() -> Config {
+fn shared(flavour: Flavour) -> Config {
     let mut config = Config::new();
     config
+        .concurrency_support(flavour == Flavour::Concurrent)
         .epoch_interruption(true)
         // Wasmtime's default reads an environment variable of the host; function names come without it.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
@@ -63,9 +74,11 @@ fn shared() -> Config {
 pub fn compatibility() -> Result<String> {
     // Only an engine with a compiler knows the compiler's part of the hash.
     let mut hasher = StableHasher(Sha256::new());
-    compiling()?
-        .precompile_compatibility_hash()
-        .hash(&mut hasher);
+    for flavour in [Flavour::Sequential, Flavour::Concurrent] {
+        compiling(flavour)?
+            .precompile_compatibility_hash()
+            .hash(&mut hasher);
+    }
     Ok(hexadecimal(&hasher.0.finalize())[..16].to_owned())
 }
 

@@ -245,7 +245,10 @@ impl StdinStream for Input {
     }
 
     fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(Closed)
+        Box::new(Reader {
+            input: self.clone(),
+            waiting: None,
+        })
     }
 }
 
@@ -277,16 +280,40 @@ impl InputStream for Input {
     }
 }
 
-/// Stands for p3's stdin, which this version does not serve.
-struct Closed;
+/// The same end of the pipe, as guests of WASI 0.3 read from it.
+struct Reader {
+    input: Input,
+    /// Ends when there are bytes, or none will come.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
 
-impl AsyncRead for Closed {
+impl AsyncRead for Reader {
     fn poll_read(
-        self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        _: &mut ReadBuf<'_>,
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
-        Poll::Ready(Ok(()))
+        let this = &mut *self;
+        loop {
+            match this.input.stdin.take(buffer.remaining()) {
+                // Nothing is read from here: the end.
+                Err(_) => return Poll::Ready(Ok(())),
+                Ok(bytes) if !bytes.is_empty() || buffer.remaining() == 0 => {
+                    buffer.put_slice(&bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(_) => {}
+            }
+            let waiting = this.waiting.get_or_insert_with(|| {
+                if let Some(log) = &this.input.log {
+                    log.flush_rests();
+                }
+                let stdin = Arc::clone(&this.input.stdin);
+                Box::pin(async move { stdin.wait_readable().await })
+            });
+            std::task::ready!(waiting.as_mut().poll(context));
+            this.waiting = None;
+        }
     }
 }
 

@@ -79,20 +79,20 @@ fn what_cannot_run_is_refused_with_the_reason() {
             wasm(
                 r#"(component (core module $m (func (export "f"))) (core instance $i (instantiate $m))
                     (func $f (canon lift (core func $i "f"))) (instance $h (export "handle" (func $f)))
-                    (export "wasi:http/handler@0.3.0" (instance $h)))"#,
+                    (export "wasi:http/handler@0.3.0-rc-2025-09-16" (instance $h)))"#,
             ),
             "NoEntryPoint",
-            "WASI 0.3",
+            "a draft of WASI 0.3 and exports wasi:http/handler@0.3.0-rc-2025-09-16",
         ),
         (
             wasm(&guests::component("i32.const 0").replacen(
                 "(component",
                 r#"(component (import "my:own/thing@1.0.0" (instance (export "f" (func))))
-                    (import "wasi:http/types@0.3.0" (instance (export "fields" (type (sub resource)))))"#,
+                    (import "wasi:http/types@0.3.0-rc-2025-09-16" (instance (export "fields" (type (sub resource)))))"#,
                 1,
             )),
             "MissingImport",
-            "imports my:own/thing@1.0.0, wasi:http/types@0.3.0, which",
+            "imports my:own/thing@1.0.0, wasi:http/types@0.3.0-rc-2025-09-16, which",
         ),
         (
             wasm(&guests::component("i32.const 0").replacen(

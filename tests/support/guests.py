@@ -31,6 +31,11 @@ def http_guest() -> Path:
     return built(ROOT / "tests" / "http-guest" / "http-guest.wasm")
 
 
+def p3_command() -> Path:
+    """Give the command of WASI 0.3: its first argument is what it does."""
+    return built(ROOT / "tests" / "p3-command-guest" / "p3-command-guest.wasm")
+
+
 def demo_guest(language: str) -> Path:
     """Give the binary of a hello-world demo; Go's is the one guest here of a real program's size."""
     return built(DEMOS / f"hello-world-{language}" / f"hello-world-wasi-{language}.wasm")

@@ -238,6 +238,7 @@ class Inspected(Document, frozen=True, kw_only=True):
     format: str
     wasi: str
     wasi_version: str
+    experimental: bool = False
     bytes: int
     imports: list[str]
     exports: list[str]

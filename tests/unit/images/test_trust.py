@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.cosign import Signer, Written, layer, payload_of, referrer, referrers, tagged
+from tests.support.sigstore import ISSUER, SUBJECT, Sigstore
 from tests.unit.images.fake_registry import FakeRegistry, on, status
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images import trust
@@ -151,6 +152,30 @@ async def test_what_cosign_wrote(node: Node, fake: FakeRegistry, kind: str, way:
         assert (await node.use(name)).image_id.endswith(recorded["digest"])
     node.allow({"keys": [RECORDED["RSA" if kind == "P-256" else "P-256"]["key"]]})
     await node.refuses(name, "by another key")
+
+
+async def test_an_identity_instead_of_a_key(node: Node, fake: FakeRegistry, signer: Signer, tmp_path: Path) -> None:
+    sigstore = Sigstore()
+    (tmp_path / "root.json").write_text(sigstore.trusted_root())
+    name = fake.add_image()
+    digest = digest_at(fake)
+    with_referrers(
+        fake, digest, referrer(digest, signer.bundle(digest)), referrer(digest, sigstore.sign_statement(digest))
+    )
+    me = {"issuer": ISSUER, "subject": SUBJECT}
+    you = {"issuer": ISSUER, "subject": "you@example.com"}
+    node.allow({"identities": [you]}, trustedRoot="root.json")
+    error = await node.refuses(name, "1 that sigstore does not confirm for the policy's identities")
+    assert "1 that sigstore cannot read" in error.message
+    node.allow({"identities": [you, me]}, trustedRoot="root.json")
+    await node.use(name)
+    fake.seen.clear()
+    await node.use(name)
+    assert fake.seen == []
+    node.allow({"identities": [you]}, trustedRoot="root.json")
+    await node.refuses(name, "does not confirm")
+    node.allow({"identities": [you], "keys": [signer.pem]}, trustedRoot="root.json")
+    await node.use(name)
 
 
 async def test_an_index_or_the_manifest_chosen_from_it(node: Node, fake: FakeRegistry, signer: Signer) -> None:

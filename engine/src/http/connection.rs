@@ -29,8 +29,9 @@ const HEAD_BYTES: usize = 64 * 1024;
 /// What HTTP/2 heads may have, unpacked.
 const HEADER_LIST_BYTES: u32 = 64 * 1024;
 
-/// Of one HTTP/2 request's body, and of those of one connection, this much may wait here for its guest. (With windows of
-/// 64 KiB large bodies come to a halt.)
+/// Of one HTTP/2 request's body, and of those of one connection, this much may wait here for its guest. Twice what a segment
+/// has on the loopback device: with less a client without TCP_NODELAY has the window's rest wait for the kernel's late
+/// acknowledgement, 40 ms for each window.
 const WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
 
 /// Requests at once on one HTTP/2 connection.

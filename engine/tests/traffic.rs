@@ -233,6 +233,50 @@ fn https_trusts_the_machines_authorities() {
 }
 
 #[test]
+fn http2_is_spoken_with_servers_that_know_it_and_requests_share_a_connection() {
+    let (engine, program) = start();
+    let address = pod_address();
+    let hosts = format!("{address} server.test\n");
+    let pod = Pod::start(&engine, &program, json!({ "hosts": hosts }));
+    let peer = Peer::http2(&address);
+    let authority = format!("server.test:{}", peer.address.port());
+    let url = |path: &str| format!("https://{authority}{path}");
+    let answer = pod.text(&format!("/fetch?GET,{}", url("/x")));
+    let expected = format!("200\nHTTP/2.0 GET /x\nSome(\"{authority}\") None");
+    assert_eq!(answer, expected);
+    // Held open, the connection is shared all the same.
+    let mut held = pod.ask(&format!("/fetch?GET,{}", url("/endless")));
+    assert_eq!(held.next(), "200");
+    std::thread::scope(|scope| {
+        for number in 0..20 {
+            let (pod, url) = (&pod, url(&format!("/{number}")));
+            scope.spawn(move || {
+                let body = number.to_string().repeat(50_000);
+                let answer = pod.post(&format!("/fetch?POST,{url}"), body.as_bytes());
+                let answer = { answer }.rest();
+                assert!(answer.trim_end().ends_with(&body), "{answer:.100}");
+            });
+        }
+    });
+    assert_eq!(peer.count(), 1, "one connection for all");
+    drop(held);
+    assert_eq!(pod.text(&format!("/fetch?GET,{}", url("/x"))), expected);
+    // What its server has closed is replaced.
+    for count in 1..4 {
+        assert_eq!(peer.count(), count);
+        let answer = pod.text(&format!("/fetch?GET,{}", url("/last")));
+        assert!(answer.starts_with("200\nHTTP/2.0 GET /last"), "{answer}");
+        eventually("the next one has another connection", || {
+            assert_eq!(pod.text(&format!("/fetch?GET,{}", url("/x"))), expected);
+            peer.count() == count + 1
+        });
+    }
+    let error = pod.fetch_error(&url("/cut"));
+    assert_eq!(error, "HttpResponseIncomplete");
+    assert_eq!(pod.text(&format!("/fetch?GET,{}", url("/x"))), expected);
+}
+
+#[test]
 fn failures_have_the_names_that_the_interface_gives_them() {
     let (engine, program) = start();
     let pod = Pod::start(&engine, &program, json!({}));

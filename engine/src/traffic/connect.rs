@@ -22,6 +22,9 @@ const STAGGER: Duration = Duration::from_millis(250);
 /// Addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 8;
 
+/// What a server says by ALPN that speaks HTTP/2.
+pub const HTTP2: &[u8] = b"h2";
+
 /// What a request goes to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Target {

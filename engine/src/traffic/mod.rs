@@ -1,7 +1,7 @@
 //! What guests do in the network: requests that they send, sockets that they have, names that they look up.
 //!
 //! - `policy`: where a guest may go, and as whom; `names`: by the pod's hosts file and resolv.conf
-//! - `connect`: from a name to a connection; `tls`: whom to trust; `pool`: connections kept for the next request
+//! - `connect`: from a name to a connection; `tls`: whom to trust; `pool`: connections kept or shared
 //! - `outgoing`: requests of `wasi:http`; `room`: how much of all that there may be
 //! - `sockets`: those of a guest; `socket`: one of them, and its addresses; `tcp`, `udp`: what guests do with them;
 //!   `lookup`: names that they ask for

@@ -3,13 +3,14 @@
 use crate::meter::Owned;
 use crate::traffic::Network;
 use crate::traffic::connect::{self, Target};
-use crate::traffic::pool::{self, Connection};
+use crate::traffic::pool::{self, Connection, Sender};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use hyper::client::conn::http1;
+use hyper::client::conn::{http1, http2};
+use hyper::header::HOST;
 use hyper::{Method, Request, Response, Uri};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::error::Error as _;
 use std::future::ready;
 use std::pin::Pin;
@@ -28,6 +29,12 @@ const ANSWER: Duration = Duration::from_secs(600);
 
 /// What an answer's head may have in bytes, and what waits in the engine of a body that its guest does not read.
 const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Of an HTTP/2 answer, and of those of one connection, this much may wait.
+const WINDOWS: (u32, u32) = (128 * 1024, 1024 * 1024);
+
+/// How often a silent HTTP/2 server is asked whether it is there, while it owes an answer.
+const PING: Duration = Duration::from_secs(20);
 
 /// A response, and what becomes of its connection.
 type Sent = (
@@ -89,7 +96,9 @@ async fn send(
         return Err(Error::HttpRequestMethodInvalid);
     }
     let target = Target::of(request.uri())?;
-    let mut request = in_origin_form(request)?;
+    let whole = request.uri().clone();
+    let origin = origin_form(&whole)?;
+    let mut request = request;
     loop {
         let kept = network.pool.take(&target);
         let is_kept = kept.is_some();
@@ -97,10 +106,13 @@ async fn send(
             Some(kept) => kept,
             None => new(&network, &target, times.connect).await?,
         };
-        let asked = timeout(
-            times.first_byte,
-            connection.sender.try_send_request(request),
-        );
+        let is_shared = connection.is_shared();
+        // Only a proxy, and HTTP/2's own header fields, are told scheme and authority.
+        *request.uri_mut() = if is_shared { &whole } else { &origin }.clone();
+        if is_shared {
+            request.headers_mut().remove(HOST);
+        }
+        let asked = timeout(times.first_byte, connection.send(request));
         match asked.await.map_err(|_| Error::ConnectionReadTimeout)? {
             Ok(response) => {
                 return Ok(response.map(|body| {
@@ -110,22 +122,24 @@ async fn send(
             Err(mut error) => match error.take_message() {
                 // Its server had closed it; nothing was sent.
                 Some(unsent) if is_kept => request = unsent,
-                _ => return Err(failure(error.into_error(), Error::ConnectionTerminated)),
+                _ => {
+                    let error = error.into_error();
+                    return Err(failure(error, Error::ConnectionTerminated, is_shared));
+                }
             },
         }
     }
 }
 
-/// Without scheme and authority, which only a proxy is told.
-fn in_origin_form(mut request: Request<WasiBody>) -> Result<Request<WasiBody>, Error> {
-    let path = request.uri().path_and_query().map_or("/", |it| it.as_str());
+/// Without scheme and authority.
+fn origin_form(uri: &Uri) -> Result<Uri, Error> {
+    let path = uri.path_and_query().map_or("/", |it| it.as_str());
     let path = match path.strip_prefix('?') {
         Some(query) => format!("/?{query}"),
         None if path.is_empty() => "/".to_owned(),
         None => path.to_owned(),
     };
-    *request.uri_mut() = Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)?;
-    Ok(request)
+    Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)
 }
 
 /// A new connection, in the place of one that waits if there is no other.
@@ -147,40 +161,63 @@ async fn new(
     let (its, to) = (Arc::clone(network), target.clone());
     let steps = connect::on_threads(network, async move {
         let stream = connect::tcp(&its, &to).await?;
-        if to.is_secure {
-            shake_hands(connect::tls(&its, &to, stream).await?).await
-        } else {
-            shake_hands(stream).await
+        if !to.is_secure {
+            return shake_hands(stream).await;
+        }
+        let stream = connect::tls(&its, &to, stream).await?;
+        match stream.get_ref().1.alpn_protocol() {
+            Some(connect::HTTP2) => shake_many_hands(stream).await,
+            _ => shake_hands(stream).await,
         }
     });
     let steps = timeout_at(deadline, steps).await;
     let (sender, task) = steps.map_err(|_| Error::ConnectionTimeout)??;
-    Ok(Connection {
-        sender,
-        target: target.clone(),
-        _task: task,
-        _place: place,
-    })
+    let connection = Connection::new(sender, target, task, place);
+    pool::share(network, &connection);
+    Ok(connection)
 }
 
 /// HTTP/1.1 on a connection, moved by a task of the present threads.
 async fn shake_hands(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<(http1::SendRequest<WasiBody>, Owned<()>), Error> {
+) -> Result<(Sender, Owned<()>), Error> {
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(BUFFER_BYTES)
         .handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| failure(error, Error::ConnectionTerminated))?;
+        .map_err(|error| failure(error, Error::ConnectionTerminated, false))?;
     // What goes wrong is told to whoever sends or reads.
     let task = tokio::spawn(async move {
         let _ = connection.await;
     });
-    Ok((sender, Owned::new(task)))
+    Ok((Sender::One(sender), Owned::new(task)))
+}
+
+/// HTTP/2 on a connection.
+async fn shake_many_hands(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<(Sender, Owned<()>), Error> {
+    let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .max_send_buf_size(BUFFER_BYTES)
+        .max_header_list_size(BUFFER_BYTES as u32)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| failure(error, Error::ConnectionTerminated, true))?;
+    let task = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok((Sender::Many(sender), Owned::new(task)))
 }
 
 /// What hyper says, in the words of `wasi:http`.
-fn failure(error: hyper::Error, broken_off: Error) -> Error {
+///
+/// Of a shared connection it says little: the end of a request there is its server's will or the connection's end.
+fn failure(error: hyper::Error, broken_off: Error, is_shared: bool) -> Error {
     if error.is_parse_too_large() {
         return Error::HttpResponseHeaderSectionSize(None);
     }
@@ -204,7 +241,11 @@ fn failure(error: hyper::Error, broken_off: Error) -> Error {
         }
         source = cause.source();
     }
-    Error::HttpProtocolError
+    if is_shared {
+        broken_off
+    } else {
+        Error::HttpProtocolError
+    }
 }
 
 /// An answer's body; its connection waits for another request when all of it is there, and ends when it is not read.
@@ -212,6 +253,7 @@ struct Answer {
     body: Incoming,
     network: Arc<Network>,
     connection: Option<Connection>,
+    is_shared: bool,
     between_bytes: Duration,
     /// Runs while the next part is waited for.
     late: Option<Pin<Box<Sleep>>>,
@@ -227,6 +269,7 @@ impl Answer {
         let mut this = Self {
             body,
             network,
+            is_shared: connection.is_shared(),
             connection: Some(connection),
             between_bytes,
             late: None,
@@ -260,8 +303,9 @@ impl Body for Answer {
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
+                let is_shared = this.is_shared;
                 this.connection = None;
-                let error = failure(error, Error::HttpResponseIncomplete);
+                let error = failure(error, Error::HttpResponseIncomplete, is_shared);
                 Poll::Ready(Some(Err(error)))
             }
             Poll::Ready(None) => {

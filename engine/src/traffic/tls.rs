@@ -2,6 +2,7 @@
 //!
 //! SSL_CERT_FILE and SSL_CERT_DIR of the engine's environment name others.
 
+use crate::traffic::connect::HTTP2;
 use rustls::{ClientConfig, RootCertStore};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -33,10 +34,11 @@ fn load() -> Result<Arc<ClientConfig>, Error> {
         return Err(Error::ConfigurationError);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|_| Error::ConfigurationError)?
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

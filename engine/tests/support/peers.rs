@@ -2,6 +2,11 @@
 #![allow(dead_code)]
 
 use super::{Engine, Program};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http_body_util::{BodyExt as _, StreamBody};
+use hyper::body::Frame;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -161,17 +166,7 @@ impl Peer {
 
     /// The same as [`Peer::http`] by TLS, with this certificate of `tests/tls`.
     pub fn https(on: &str, certificate: &str) -> Self {
-        let file = |end: &str| tls(&format!("{certificate}.{end}"));
-        let certificates = vec![CertificateDer::from_pem_file(file("pem")).expect("certificate")];
-        let key = PrivateKeyDer::from_pem_file(file("key")).expect("key");
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)
-            .expect("config");
-        let config = Arc::new(config);
+        let config = Arc::new(server_config(certificate));
         Self::start(on, move |stream| {
             let server = rustls::ServerConnection::new(Arc::clone(&config)).expect("server");
             let mut stream = rustls::StreamOwned::new(server, stream);
@@ -189,8 +184,92 @@ impl Peer {
         })
     }
 
+    /// HTTP/2 by TLS: answers with version, method, path, authority, host and body. `/cut` breaks the connection off inside
+    /// the answer, `/last` is the last one that a connection answers.
+    pub fn http2(on: &str) -> Self {
+        let mut config = server_config("server");
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let config = Arc::new(config);
+        Self::start(on, move |stream| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("runtime");
+            let _ = runtime.block_on(serve_http2(Arc::clone(&config), stream));
+        })
+    }
+
     pub fn count(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
+    }
+}
+
+fn server_config(certificate: &str) -> rustls::ServerConfig {
+    let file = |end: &str| tls(&format!("{certificate}.{end}"));
+    let certificates = vec![CertificateDer::from_pem_file(file("pem")).expect("certificate")];
+    let key = PrivateKeyDer::from_pem_file(file("key")).expect("key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(certificates, key)
+        .expect("config")
+}
+
+type Parts = std::pin::Pin<
+    Box<dyn futures::Stream<Item = Result<Frame<Bytes>, std::convert::Infallible>> + Send>,
+>;
+
+async fn serve_http2(config: Arc<rustls::ServerConfig>, stream: TcpStream) -> Option<()> {
+    stream.set_nonblocking(true).ok()?;
+    let stream = tokio::net::TcpStream::from_std(stream).ok()?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    let stream = acceptor.accept(stream).await.ok()?;
+    let ends = [(); 2].map(|()| Arc::new(tokio::sync::Notify::new()));
+    let [cut, last] = &ends;
+    let service = hyper::service::service_fn(|request: hyper::Request<hyper::body::Incoming>| {
+        let [cut, last] = ends.clone();
+        async move {
+            let (head, body) = request.into_parts();
+            let text = format!(
+                "{:?} {} {}\n{:?} {:?}\n",
+                head.version,
+                head.method,
+                head.uri.path(),
+                head.uri.authority().map(ToString::to_string),
+                head.headers.get("host"),
+            );
+            let body = body.collect().await?.to_bytes();
+            let first = Ok(Frame::data(Bytes::from([text.as_bytes(), &body].concat())));
+            let first = futures::stream::once(std::future::ready(first));
+            let parts: Parts = match head.uri.path() {
+                "/cut" => {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        cut.notify_one();
+                    });
+                    Box::pin(first.chain(futures::stream::pending()))
+                }
+                "/endless" => Box::pin(first.chain(futures::stream::pending())),
+                "/last" => {
+                    last.notify_one();
+                    Box::pin(first)
+                }
+                _ => Box::pin(first),
+            };
+            Ok::<_, hyper::Error>(hyper::Response::new(StreamBody::new(parts)))
+        }
+    });
+    let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    loop {
+        tokio::select! {
+            _ = connection.as_mut() => return Some(()),
+            () = cut.notified() => return None,
+            () = last.notified() => connection.as_mut().graceful_shutdown(),
+        }
     }
 }
 

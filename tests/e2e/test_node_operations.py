@@ -24,6 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from tests.e2e.conftest import Wasmlet
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.cosign import Signer, push
 from tests.support.guests import guest
 from tests.support.node import free_port
 from tests.support.processes import end_all
@@ -418,6 +419,31 @@ def test_what_a_node_tells_of_itself(join: Join, images: str, tmp_path: Path) ->
     assert node.condition("Ready")["message"] == f"the engine's program {engine} cannot be executed"
     engine.chmod(0o755)
     eventually_now(lambda: node.condition("Ready")["status"] == "True", node.log.read_text, seconds=30)
+
+
+def test_only_images_that_the_policy_allows_run(join: Join, images: str, tmp_path: Path) -> None:
+    node, signer = join("wasm-trusts"), Signer()
+    (tmp_path / "team.pub").write_text(signer.pem)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"version: 1\ndefault: never\nrules: [{{images: '{images}/*', allow: {{keys: [team.pub]}}}}]\n")
+    node.start("--image-policy", policy)
+    node.run("signed-later", "sleep")
+
+    def waiting() -> Any:
+        statuses = node.pod("signed-later")["status"].get("containerStatuses", [{}])
+        return statuses[0].get("state", {}).get("waiting", {})
+
+    eventually_now(lambda: waiting().get("reason") == "SignatureValidationFailed", waiting, seconds=30)
+    message = waiting()["message"]
+    name = f"{images}/sleep:1"
+    assert message.startswith(f"image pull failed for {name} because the signature validation failed: it is not signed")
+    assert f"rule {images}/* of the image policy {policy} wants one; sign it (cosign sign --key KEY " in message
+    events = ("get", "events", "--field-selector", "involvedObject.name=signed-later", "-o", "jsonpath={..message}")
+    eventually_now(lambda: f'Failed to pull image "{name}": {message}' in node.kubectl(*events), waiting)
+    eventually_now(lambda: "Error: SignatureValidationFailed" in node.kubectl(*events), waiting)
+    digest = node.wasmlet("push", guest("sleep"), name).stdout.decode().strip()
+    push(images, "sleep", signer.tagged(digest))
+    node.until_running("signed-later")  # after the back-off
 
 
 def _hello_images(node: Node) -> list[Any]:

@@ -2,35 +2,12 @@
 
 from __future__ import annotations
 
-import http.client
 from pathlib import Path
 
 from tests.e2e.conftest import Wasmlet
-from tests.support.cosign import Signer, Written
+from tests.support.cosign import Signer, push
 from tests.support.guests import guest
-from tests.support.registry import RunningRegistry, docker_registry
-from wasmlet.images.manifest import digest_of
-
-
-def put(registry: RunningRegistry, repository: str, written: Written) -> None:
-    """Blobs and a manifest into the registry, as any other tool would."""
-    for blob in written.blobs:
-        place = ask(registry, "POST", f"/v2/{repository}/blobs/uploads/", b"", "")
-        separator = "&" if "?" in place else "?"
-        ask(registry, "PUT", f"{place}{separator}digest={digest_of(blob)}", blob, "application/octet-stream")
-    name = written.tag or written.digest
-    ask(registry, "PUT", f"/v2/{repository}/manifests/{name}", written.manifest, written.media_type)
-
-
-def ask(registry: RunningRegistry, method: str, path: str, body: bytes, kind: str) -> str:
-    connection = http.client.HTTPConnection(registry.address)
-    try:
-        connection.request(method, path, body, {"Content-Type": kind})
-        answer = connection.getresponse()
-        assert answer.status in (201, 202), (answer.status, answer.read())
-        return answer.headers.get("Location", "").removeprefix(f"http://{registry.address}")
-    finally:
-        connection.close()
+from tests.support.registry import docker_registry
 
 
 def test_only_signed_images_run(tmp_path: Path, wasmlet: Wasmlet) -> None:
@@ -48,7 +25,7 @@ def test_only_signed_images_run(tmp_path: Path, wasmlet: Wasmlet) -> None:
         assert f"cosign sign --key KEY {registry.address}/team/hello@{digest}" in refused
         wasmlet("run", name)  # without the flag there is no policy
         wasmlet("run", "--image-policy", "policy.yaml", name, status=125)  # that it is in the store changes nothing
-        put(registry, "team/hello", signer.tagged(digest))
+        push(registry.address, "team/hello", signer.tagged(digest))
         assert wasmlet("run", "--image-policy", "policy.yaml", name).stdout == b"hello\n"
         wasmlet("push", guest("exit"), f"{registry.address}/other/exit:1")
         wasmlet("run", "--image-policy", "policy.yaml", f"{registry.address}/other/exit:1", status=125)

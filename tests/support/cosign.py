@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -157,3 +158,24 @@ def referrers(subject: str, *written: Written) -> Written:
         )
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
     return Written(json.dumps(index).encode(), OCI_INDEX, tag=subject.replace(":", "-"))
+
+
+def push(address: str, repository: str, written: Written) -> None:
+    """Blobs and a manifest into a registry on plain HTTP, as any other tool would."""
+    for blob in written.blobs:
+        place = _ask(address, "POST", f"/v2/{repository}/blobs/uploads/", b"", "")
+        separator = "&" if "?" in place else "?"
+        _ask(address, "PUT", f"{place}{separator}digest={digest_of(blob)}", blob, "application/octet-stream")
+    name = written.tag or written.digest
+    _ask(address, "PUT", f"/v2/{repository}/manifests/{name}", written.manifest, written.media_type)
+
+
+def _ask(address: str, method: str, path: str, body: bytes, kind: str) -> str:
+    connection = http.client.HTTPConnection(address)
+    try:
+        connection.request(method, path, body, {"Content-Type": kind})
+        answer = connection.getresponse()
+        assert answer.status in (201, 202), (answer.status, answer.read())
+        return answer.headers.get("Location", "").removeprefix(f"http://{address}")
+    finally:
+        connection.close()

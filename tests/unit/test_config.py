@@ -74,6 +74,27 @@ def test_the_network_mode(tmp_path: Path, flag: str | None, variable: str | None
     assert config.load(network=flag, environment=environment).network == expected
 
 
+@pytest.mark.parametrize(
+    ("flag", "variable", "written", "expected"),
+    [
+        ("/flag", "/env", "/file", "/flag"),
+        (None, "/env", "/file", "/env"),
+        (None, "", "/file", "/file"),
+        ("here", None, "", "{home}/here"),
+        (None, None, "", "None"),
+    ],
+)
+def test_the_image_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str | None, variable: str | None, written: str, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "c.toml"
+    path.write_text(f'image-policy = "{written}"\n')
+    environment = {"WASMLET_CONFIG": str(path)} | ({"WASMLET_IMAGE_POLICY": variable} if variable is not None else {})
+    loaded = config.load(image_policy=flag, environment=environment)
+    assert str(loaded.image_policy) == expected.format(home=tmp_path)
+
+
 def test_a_network_mode_that_is_none() -> None:
     with pytest.raises(UserError, match="'bridge' is no network mode; choose podcidr or host"):
         config.load(environment={"WASMLET_NETWORK": "bridge"})

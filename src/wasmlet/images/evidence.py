@@ -21,6 +21,7 @@ from wasmlet.images.manifest import Descriptor, Index, Manifest, parse
 from wasmlet.images.reference import Reference
 from wasmlet.images.registry import Registry
 from wasmlet.images.signatures import BUNDLE_TYPES, SIGN_PREDICATE, SIGNATURE_ANNOTATION, SIMPLE_SIGNING
+from wasmlet.images.threads import in_thread
 
 MAX_LAYERS: Final = 1000  # cosign's own bound (pkg/oci/remote/signatures.go)
 MAX_REFERRERS: Final = 200
@@ -117,7 +118,7 @@ class Evidence:
         try:
             for _ in range(MAX_PAGES):
                 page = await self._registry.fetch_list(self._reference, path, self._logins)
-                part = parse(page.content, page.media_type)
+                part = await in_thread(parse, page.content, page.media_type)
                 found += part.manifests if isinstance(part, Index) else ()
                 if page.next_path is None:
                     return found
@@ -134,7 +135,7 @@ class Evidence:
         """A manifest that may not be there; one that cannot be read is noted, since others may do."""
         try:
             fetched = await self._registry.fetch_manifest(reference, self._logins)
-            return parse(fetched.content, fetched.media_type)
+            return await in_thread(parse, fetched.content, fetched.media_type)
         except NotFoundError:
             return None
         except RefusedError:

@@ -193,7 +193,7 @@ class _Search:
 
     async def _among(self, proofs: Sequence[Signed]) -> tuple[str, str] | None:
         """The first signature that counts. A payload is fetched only when a key may have signed its digest."""
-        for proof, key, signature in await in_thread(self._screened, proofs):
+        for proof, keys, signature in await in_thread(self._screened, proofs):
             if self._payloads >= MAX_PAYLOADS:
                 self._faults["beyond those that are looked at"] += 1
                 continue
@@ -203,15 +203,14 @@ class _Search:
                 self._faults["without its payload"] += 1
                 continue
             try:
-                if not await in_thread(key.has_signed, content, signature):
-                    raise NoVoucherError("by another key")
+                key = await in_thread(_signer, keys, content, signature)
                 return check_payload(content, self._digests), key.fingerprint
             except NoVoucherError as error:
                 self._faults[str(error)] += 1
         return None
 
-    def _screened(self, proofs: Sequence[Signed]) -> list[tuple[Signed, Key, bytes]]:
-        found: list[tuple[Signed, Key, bytes]] = []
+    def _screened(self, proofs: Sequence[Signed]) -> list[tuple[Signed, list[Key], bytes]]:
+        found: list[tuple[Signed, list[Key], bytes]] = []
         for proof in proofs:
             try:
                 signature = read_signature(proof.signature)
@@ -220,8 +219,9 @@ class _Search:
                 continue
             digest = bytes.fromhex(proof.payload.digest.removeprefix("sha256:"))
             keys = [key for key in self._vouchers.keys if key.may_have_signed(digest, signature)]
-            found += [(proof, key, signature) for key in keys]
-            if not keys:
+            if keys:
+                found.append((proof, keys, signature))
+            else:
                 self._faults["by another key" if self._vouchers.keys else "in a format that shows no identity"] += 1
         return found
 
@@ -293,6 +293,13 @@ class _Records:
         paths = [self._directory / name for name in names]
         for path in sorted(paths, key=lambda each: each.stat().st_mtime)[: MAX_RECORDS // 10]:
             path.unlink(missing_ok=True)
+
+
+def _signer(keys: Sequence[Key], content: bytes, signature: bytes) -> Key:
+    for key in keys:
+        if key.has_signed(content, signature):
+            return key
+    raise NoVoucherError("by another key")
 
 
 def _identity_voucher(identity: policy.Identity) -> str:

@@ -8,17 +8,19 @@ import dataclasses
 import json
 import os
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.support.cosign import Signer, Written, layer, payload_of, referrer, referrers, tagged
 from tests.support.sigstore import ISSUER, SUBJECT, Sigstore
 from tests.unit.images.fake_registry import FakeRegistry, on, status
 from wasmlet.base.errors import RetryableError, UserError
-from wasmlet.images import trust
+from wasmlet.images import keys, trust
 from wasmlet.images.evidence import MAX_BUNDLE_BYTES, MAX_LAYERS, MAX_PAYLOAD_BYTES, MAX_REFERRERS
 from wasmlet.images.library import Image, Library
 from wasmlet.images.manifest import OCI_INDEX, digest_of
@@ -377,6 +379,39 @@ async def test_thousands_of_signatures_are_soon_through(node: Node, fake: FakeRe
         await node.refuses(name, f"it has {MAX_LAYERS} signatures that do not count: {MAX_LAYERS} by another key")
         put(fake, signer.tagged(digest, *layers))
         await node.refuses(name, "left out: 1 signatures of sha256-")
+
+
+async def test_keys_of_other_hashes_share_a_payload(node: Node, fake: FakeRegistry) -> None:
+    name = fake.add_image()
+    signers = [Signer(ec.generate_private_key(ec.SECP384R1())) for _ in range(3)]
+    put(fake, signers[-1].tagged(digest_at(fake)))
+    node.trusts(*signers)
+    await node.use(name)
+    assert fake.count("GET", "/blobs/") == 3  # payload, config, module
+
+
+async def test_keys_are_tried_beside_the_event_loop(
+    node: Node, fake: FakeRegistry, signer: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = fake.add_image()
+    digest = digest_at(fake)
+    threads = set[int]()
+    verify = keys._verify
+
+    def watched(*arguments: Any, **more: Any) -> bool:
+        threads.add(threading.get_ident())
+        return verify(*arguments, **more)
+
+    monkeypatch.setattr(keys, "_verify", watched)
+    node.trusts(Signer(), signer)
+    put(fake, signer.tagged(digest))
+    await node.use(name)
+    (node.settings.directory / "trust").rename(node.settings.directory / "elsewhere")
+    del fake.manifests[signer.tagged(digest).tag]
+    with_referrers(fake, digest, referrer(digest, signer.bundle(digest)))
+    await node.use(name)
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_many_payloads_of_a_known_key_are_not_all_fetched(node: Node, fake: FakeRegistry, signer: Signer) -> None:

@@ -23,6 +23,7 @@ from wasmlet.base.errors import ConflictError, UserError
 from wasmlet.base.tasks import InterruptedWorkError, Tasks, unless
 from wasmlet.config import Config, make_state_directory
 from wasmlet.images import credentials, proxies, trust
+from wasmlet.images.access import Verification
 from wasmlet.images.collection import Policy
 from wasmlet.images.credentials import Credential
 from wasmlet.images.helpers import DockerHelpers
@@ -94,8 +95,19 @@ def image_settings(config: Config, *, allow_local_files: bool = True) -> ImageSe
         hosts_directory=Path(config.file.registry_hosts) if config.file.registry_hosts else None,
         proxies=proxies.from_environment(os.environ),
         policy_file=config.image_policy,
+        verification=_verification(config),
         allow_local_files=allow_local_files,
     )
+
+
+def _verification(config: Config) -> Verification:
+    try:
+        return Verification(
+            config.file.image_pull_credentials_verification_policy,
+            tuple(config.file.preloaded_images_verification_allowlist),
+        )
+    except ValueError as error:
+        raise UserError(str(error), hint="see preloaded-images-verification-allowlist") from error
 
 
 def collection_policy(config: Config) -> Policy:
@@ -291,7 +303,7 @@ async def _build(
         credentials=logins,
     )
     if cluster is not None:
-        cluster.equip(rooms, config.state, policy)
+        cluster.equip(rooms, config.state, policy, _verification(config))
     dispatch = Dispatch(rooms if cluster is None else _joined(rooms, hub, cluster))
     stack.push_async_callback(dispatch.close)
     pool.on_change = dispatch.wake

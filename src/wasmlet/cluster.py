@@ -18,6 +18,7 @@ from pathlib import Path
 from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.config import NetworkMode
+from wasmlet.images.access import Verification
 from wasmlet.images.collection import Policy
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
@@ -117,7 +118,7 @@ class Cluster:
         self.dispatch: Dispatch | None = None
         self.shutdown = GracefulShutdown(settings.node, pods=self._living, terminate=self._terminate)
         self.machinery: Machinery | None = None
-        self.policy = Policy()
+        self.image_settings: dict[str, object] = {}
         self._node: Node | None = None
         self.pod_cidr = _pod_cidr(settings, host_ips)
         self._objects = ClusterObjects(self.client, on_change=self._object_changed)
@@ -258,9 +259,9 @@ class Cluster:
                 group.create_task(source.run(), name="pods of the API server")
                 group.create_task(mirrors.run(), name="mirror pods")
 
-    def equip(self, rooms: Rooms, state: Path, policy: Policy) -> None:
+    def equip(self, rooms: Rooms, state: Path, policy: Policy, verification: Verification) -> None:
         """Take note of what runs the pods: the Node tells of it."""
-        self.policy = policy
+        self.image_settings = configz.of_images(policy, verification)
         self.machinery = Machinery(rooms.library, rooms.engines, state)
         rooms.engines.on_trouble = self._report_now
 
@@ -293,9 +294,14 @@ class Cluster:
     def _server(self, dispatch: Dispatch, hub: Hub, health: Health) -> KubeletServer:
         reviews = ApiReviews(self.client.sharing(queries_per_second=REVIEWS_PER_SECOND, burst=int(REVIEWS_PER_SECOND)))
         client_ca, node = self._client_ca(), self.settings.node
-        configuration = configz.of_node(
-            node, healthz_port=self.settings.healthz_port, client_ca_file="" if client_ca is None else str(client_ca)
-        ) | configz.of_images(self.policy)
+        configuration = (
+            configz.of_node(
+                node,
+                healthz_port=self.settings.healthz_port,
+                client_ca_file="" if client_ca is None else str(client_ca),
+            )
+            | self.image_settings
+        )
         return KubeletServer(
             ServerSettings(configuration=configuration), dispatch, hub,
             Authenticator(reviews), Authorizer(reviews, node_name=node.name), health=health,

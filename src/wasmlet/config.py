@@ -19,6 +19,7 @@ import msgspec
 
 from wasmlet.base.errors import UserError
 from wasmlet.base.files import read_if_present
+from wasmlet.images.access import VerificationPolicy
 
 NetworkMode = Literal["podcidr", "host"]
 NETWORK_MODES: tuple[NetworkMode, ...] = ("podcidr", "host")
@@ -53,6 +54,8 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         image_gc_high_threshold_percent, image_gc_low_threshold_percent, image_minimum_gc_age_seconds,
         image_maximum_gc_age_seconds: When a node removes unused images (images.collection.Policy).
         pinned_images: Globs of references that it never removes.
+        image_pull_credentials_verification_policy, preloaded_images_verification_allowlist: When pods have to prove
+            that they may use images which are here (images.access.Verification).
         image_credential_provider_config: The CredentialProviderConfig of kubelet plugins, a file or a directory; "" is
             none. Their programs are in image_credential_provider_bin_dir.
     """
@@ -79,6 +82,8 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     image_minimum_gc_age_seconds: Seconds = 120.0
     image_maximum_gc_age_seconds: Seconds = 0.0
     pinned_images: list[str] = []
+    image_pull_credentials_verification_policy: VerificationPolicy = "NeverVerifyPreloadedImages"
+    preloaded_images_verification_allowlist: list[str] = []
     image_credential_provider_config: str = ""
     image_credential_provider_bin_dir: str = ""
 

@@ -15,6 +15,7 @@ Nouns:
 - **Trust** (`trust`) asks, before an image is used, who vouches for it: a **policy** (`policy`, `patterns`) says who
   has to, **evidence** (`evidence`) fetches signatures, `signatures` and `keys` say what they are worth, or sigstore
   does (`keyless`).
+- **Access** (`access`) says which pods may use an image that is here already.
 - The **collection** (`collection`) decides which unused images go; **archives** (`archives`) are images as one file.
 - **Local files** (`local`) are modules used where they lie.
 - The **library** (`library`) is the facade that pods and the command line use; `base.flights` lets many callers share

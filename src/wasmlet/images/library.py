@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
 from wasmlet.images import layouts, policy
+from wasmlet.images.access import Access
 from wasmlet.images.collection import Disk
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
@@ -193,16 +194,12 @@ class Library:
                 return image, False
             if pull_policy != "Always":
                 content = await self._found(parsed)
-                if content is not None:
+                if content is not None and await self._may_use(parsed, content.entry, credentials, account):
                     logins = await self._logins(parsed, credentials, account) if demands else ()
                     await self._trust.check(parsed, _digests(content), demands, logins)
                     return await self._image(parsed, content), False
                 if pull_policy == "Never":
-                    raise UserError(
-                        f"image {parsed} is not on this node and imagePullPolicy is Never",
-                        hint=f"`wasmlet pull {parsed}` here, or another policy",
-                        reason="ErrImageNeverPull",
-                    )
+                    raise _never_pulled(parsed, is_here=content is not None)
             wanted = _Wanted(parsed, await self._logins(parsed, credentials, account), demands)
             return await self._pulls.join(
                 wanted,
@@ -347,6 +344,23 @@ class Library:
         asked = [login for source in self._sources for login in await source.logins(reference, account)]
         return matching((*credentials, *asked), reference)
 
+    async def _may_use(
+        self, reference: Reference, entry: Entry, credentials: Sequence[Credential], account: Account | None
+    ) -> bool:
+        """Whether a pod may use an image that is here without asking its registry."""
+        if not self._settings.verification.is_needed(reference, entry.access):
+            return True
+        access = entry.access or Access()
+        admitting = access.admitting(matching(credentials, reference))
+        if admitting is not None:
+            if admitting != access:
+                await in_thread(self._store.grant, entry, admitting)
+            return True
+        if account is None or not access.knows_accounts:
+            return False
+        uid, _ = await account.look()
+        return access.admits_account(account.namespace, account.name, uid)
+
     async def _found(self, reference: Reference) -> Content | None:
         """The image in the store, when every byte of it is what its digests say."""
         content, doubtful = await in_thread(self._find, reference)
@@ -406,8 +420,11 @@ class Library:
             await in_thread(self._store.prepare)
             content = await self._found(reference)
             if content is not None:
-                digest = await (await self._connected()).resolve(reference, wanted.logins)
+                registry = await self._connected()
+                digest = await registry.resolve(reference, wanted.logins)
                 if digest == content.entry.resolved_digest:
+                    proved = Access().proved(registry.let_in(reference, wanted.logins))
+                    await in_thread(self._store.grant, content.entry, proved)
                     await self._trust.check(reference, _digests(content), wanted.demands, wanted.logins)
                     return await self._image(reference, content), False
             for _ in range(_STORE_ATTEMPTS - 1):
@@ -419,6 +436,7 @@ class Library:
         reference, logins = wanted.reference, wanted.logins
         registry = await self._connected()
         resolved = await registry.fetch_manifest(reference, logins)
+        proved = Access().proved(registry.let_in(reference, logins))
         fetched, manifest = await self._choose_platform(reference, resolved, logins)
         # Before its first blob: what nobody vouches for does not even come here.
         await self._trust.check(reference, (resolved.digest, fetched.digest), wanted.demands, logins)
@@ -439,7 +457,7 @@ class Library:
             done += blob.size
         media_type = media_type_of(fetched.content, fetched.media_type)
         descriptor = Descriptor(media_type=media_type, digest=fetched.digest, size=len(fetched.content))
-        entry = Entry(str(reference), descriptor, resolved.digest)
+        entry = Entry(str(reference), descriptor, resolved.digest, access=proved)
         await in_thread(self._store.add, descriptor, fetched.content)
         await in_thread(self._store.put, entry)
         return await self._image(reference, Content(entry, manifest, config))
@@ -530,6 +548,19 @@ class Library:
 def _digests(content: Content) -> tuple[str, str]:
     """What an image in the store is known by: what its reference resolved to, and its manifest."""
     return content.entry.resolved_digest, content.entry.manifest.digest
+
+
+def _never_pulled(reference: Reference, *, is_here: bool) -> UserError:
+    what = (
+        "is on this node, but not for this pod, which showed no login that its registry let in,"
+        if is_here
+        else ("is not on this node")
+    )
+    hint = "give the pod the imagePullSecret that it was pulled with" if is_here else f"`wasmlet pull {reference}` here"
+    return UserError(
+        f"image {reference} {what} and imagePullPolicy is Never", hint=f"{hint}, or another policy",
+        reason="ErrImageNeverPull",
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -50,6 +50,7 @@ from wasmlet.images.transport import (
 )
 
 WRITE_SIZE: Final = 1 << 20  # per hop to a thread: hashing and writing 1 MiB takes about 1 ms, the hop 0.1 ms
+_MAX_NOTED: Final = 1024
 _PULL: Final = "pull"
 _PUSH: Final = "pull,push"
 _ACCEPT: Final = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
@@ -143,10 +144,15 @@ class Registry:
         self._transport = Transport(settings)
         self._authenticator = Authenticator(self._transport)
         self._endpoints = Endpoints(settings, self._transport)
+        self._let_in: dict[tuple[str, str, tuple[Credential, ...]], Credential | None] = {}
 
     async def close(self) -> None:
         """Close every connection. Idempotent."""
         await self._transport.close()
+
+    def let_in(self, reference: Reference, logins: Sequence[Credential]) -> Credential | None:
+        """Which of the logins the registry let in when it was last asked for the image; None: it wanted none."""
+        return self._let_in.get((reference.registry, reference.repository, tuple(logins)))
 
     async def resolve(self, reference: Reference, logins: Sequence[Credential] = ()) -> str:
         """The digest that the registry has for the reference now."""
@@ -345,7 +351,9 @@ class Registry:
         for mirror in mirrors:
             try:
                 # A mirror gets none of the registry's logins: its own are headers or a certificate in hosts.toml.
-                return await stack.enter_async_context(self._logged_in(call, mirror, None, what=what))
+                response = await stack.enter_async_context(self._logged_in(call, mirror, None, what=what))
+                self._note(call, None)  # the mirror gives it to the node, and so to everybody here
+                return response
             except WasmletError as error:
                 _log.info("mirror passed over: %s", error.message)
                 if isinstance(error, RetryableError):
@@ -353,10 +361,17 @@ class Registry:
         refusal: UserError | None = None
         for login in call.logins or (None,):
             try:
-                return await stack.enter_async_context(self._logged_in(call, server, login, what=what))
+                response = await stack.enter_async_context(self._logged_in(call, server, login, what=what))
+                self._note(call, login)
+                return response
             except (RefusedError, NotFoundError) as error:
                 refusal = error  # Some registries say 404 for what a login may not see.
         raise refusal or login_refused(what, call.reference.registry, login=None)
+
+    def _note(self, call: _Call, login: Credential | None) -> None:
+        if len(self._let_in) >= _MAX_NOTED:
+            self._let_in.clear()
+        self._let_in[call.reference.registry, call.reference.repository, tuple(call.logins)] = login
 
     @contextlib.asynccontextmanager
     async def _logged_in(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from wasmlet.images.access import Verification
 from wasmlet.images.proxies import Proxies
 
 
@@ -30,6 +31,8 @@ class Settings:
         max_module_bytes: The largest module that is downloaded; a larger one is refused. Default 1 GiB.
         max_unpacked_bytes: The most that the layers of an image may unpack to; an image with more is refused. Default
             4 GiB.
+        verification: When pods have to prove that they may use images which are here. Default: for those that wasmlet
+            pulled.
         parallel_pulls: How many images are pulled at the same time; the others wait. Default 4.
         attempts: How often one request is made when the registry fails in passing (429, 5xx, a cut line). Default 3.
         retry_delay_seconds: The wait before the second attempt, doubled for each further one; a Retry-After of the
@@ -47,6 +50,7 @@ class Settings:
     idle_timeout_seconds: float = 30.0
     max_module_bytes: int = 1 << 30
     max_unpacked_bytes: int = 4 << 30
+    verification: Verification = field(default_factory=Verification)
     parallel_pulls: int = 4
     attempts: int = 3
     retry_delay_seconds: float = 0.5

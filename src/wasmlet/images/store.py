@@ -12,6 +12,7 @@ methods block for the time of a few small files, and belong in a thread.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import logging
 import os
@@ -27,6 +28,7 @@ import msgspec
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.base.files import read_if_present, write_atomically
+from wasmlet.images.access import Access
 from wasmlet.images.collection import Disk
 from wasmlet.images.ingest import Ingest, sweep, translated
 from wasmlet.images.manifest import (
@@ -44,6 +46,7 @@ from wasmlet.images.reference import is_digest
 REFERENCE_NAME: Final = "org.opencontainers.image.ref.name"
 RESOLVED_DIGEST: Final = "dev.wasmlet.resolved-digest"
 STORED_AT: Final = "dev.wasmlet.stored-at"
+ACCESS: Final = "dev.wasmlet.access"
 LOCK_WAIT_SECONDS: Final = 30.0  # far longer than any holder works; a stopped process must not stop us for ever
 _LOCK_POLL_SECONDS: Final = 0.01
 DAMAGED: Final = "index.json.damaged"
@@ -62,12 +65,14 @@ class Entry:
         resolved_digest: What the registry said the reference is: the manifest's digest, or that of the index in
             which it was found.
         stored_at: When the entry was written, RFC 3339 in UTC; "" when another tool wrote it.
+        access: Who may use it; None when nobody pulled it, but somebody put it here.
     """
 
     name: str
     manifest: Descriptor
     resolved_digest: str
     stored_at: str = ""
+    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +189,32 @@ class Store:
         with translated(self.directory, "write to"), self._locked():
             if self._content(entry) is None:
                 raise MissingBlobError(f"a blob of {entry.name} was removed while it was stored", hint="try again")
-            descriptors = [found for found in self._read() if _name(found) != entry.name]
-            self._write([*descriptors, _to_json(entry)])
+            descriptors = self._read()
+            for before in filter(None, map(_from_json, descriptors)):
+                if before.access and entry.access and (before.name, before.resolved_digest) == (
+                    entry.name, entry.resolved_digest,
+                ):  # fmt: skip
+                    entry = dataclasses.replace(entry, access=before.access.joined(entry.access))
+            self._write([*(found for found in descriptors if _name(found) != entry.name), _to_json(entry)])
+
+    def grant(self, entry: Entry, access: Access) -> None:
+        """Keep who may use an image besides, as far as it is still there.
+
+        Raises:
+            RetryableError: The disk is full, or the lock is held for too long.
+        """
+        with translated(self.directory, "write to"), self._locked():
+            descriptors = self._read()
+            for number, found in enumerate(descriptors):
+                now = _from_json(found)
+                if now is None or (now.name, now.resolved_digest) != (entry.name, entry.resolved_digest):
+                    continue
+                joined = access if now.access is None else now.access.joined(access)
+                if joined != now.access:
+                    annotations = {**found.get("annotations", {}), ACCESS: msgspec.json.encode(joined).decode()}
+                    descriptors[number] = {**found, "annotations": annotations}
+                    self._write(descriptors)
+                return
 
     def find(self, name: str) -> Content | None:
         """The complete image of that name; a damaged one counts as absent."""
@@ -384,17 +413,36 @@ def _from_json(raw: dict[str, Any]) -> Entry | None:
         return None
     annotations = manifest.annotations or {}
     resolved = annotations.get(RESOLVED_DIGEST, manifest.digest)
-    return Entry(name, manifest, resolved if is_digest(resolved) else manifest.digest, annotations.get(STORED_AT, ""))
+    return Entry(
+        name,
+        msgspec.structs.replace(manifest, annotations=None),
+        resolved if is_digest(resolved) else manifest.digest,
+        annotations.get(STORED_AT, ""),
+        _access(annotations.get(ACCESS)),
+    )
+
+
+def _access(text: str | None) -> Access | None:
+    """A record that cannot be read admits nobody: whoever wants the image proves it again."""
+    if text is None:
+        return None
+    try:
+        return msgspec.json.decode(text, type=Access)
+    except msgspec.DecodeError:
+        return Access()
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:
+    annotations = {
+        REFERENCE_NAME: entry.name,
+        RESOLVED_DIGEST: entry.resolved_digest,
+        STORED_AT: entry.stored_at or datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+    }
+    if entry.access is not None:
+        annotations[ACCESS] = msgspec.json.encode(entry.access).decode()
     return {
         "mediaType": entry.manifest.media_type,
         "digest": entry.manifest.digest,
         "size": entry.manifest.size,
-        "annotations": {
-            REFERENCE_NAME: entry.name,
-            RESOLVED_DIGEST: entry.resolved_digest,
-            STORED_AT: entry.stored_at or datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        },
+        "annotations": annotations,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from wasmlet.base import beneath, clock, quantity
 from wasmlet.base.errors import Fault, GuestError, NotFoundError, WasmletError
 from wasmlet.images import library, policy
-from wasmlet.images.credentials import Credential, parse_docker_config, parse_legacy_docker_config
+from wasmlet.images.credentials import Credential, Origin, parse_docker_config, parse_legacy_docker_config
 from wasmlet.images.layouts import LINUX_IMAGE
 from wasmlet.images.library import Image
 from wasmlet.images.programs import Program
@@ -191,7 +192,7 @@ class Starter:
             text = f'Successfully pulled image "{container.image}" in {seconds:.3f}s. '
             text += f"Image size: {image.size_bytes} bytes."
         else:
-            text = f'Container image "{container.image}" already present on machine'
+            text = f'Container image "{container.image}" already present on machine and can be accessed by the pod'
         self._worker.tell("Normal", "Pulled", text, container=container.name)
         return image
 
@@ -203,10 +204,14 @@ class Starter:
             try:
                 secret = await objects.secret(bundle.pod.metadata.namespace, reference.name)
                 content = secret_content(secret)
+                logins: tuple[Credential, ...] = ()
                 if ".dockerconfigjson" in content:
-                    found += parse_docker_config(content[".dockerconfigjson"], source=f"secret {reference.name}")
+                    logins = parse_docker_config(content[".dockerconfigjson"], source=f"secret {reference.name}")
                 elif ".dockercfg" in content:
-                    found += parse_legacy_docker_config(content[".dockercfg"], source=f"secret {reference.name}")
+                    logins = parse_legacy_docker_config(content[".dockercfg"], source=f"secret {reference.name}")
+                meta = secret.metadata
+                origin = Origin("Secret", bundle.pod.metadata.namespace, meta.name, meta.uid)
+                found += [dataclasses.replace(login, origin=origin) for login in logins]
             except WasmletError as error:
                 text = f"Unable to retrieve some image pull secrets ({reference.name}); {error}"
                 self._worker.tell("Warning", "FailedToRetrieveImagePullSecret", text)

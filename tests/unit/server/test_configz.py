@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.unit.server.kubelet_api import Api, served
+from wasmlet.images.access import Verification
 from wasmlet.images.collection import Policy
 from wasmlet.node.settings import Settings as NodeSettings
 from wasmlet.server.configz import duration, of_images, of_node
@@ -73,7 +74,8 @@ def test_groups_of_a_shutdown_and_no_healthz(tmp_path: Path) -> None:
 
 
 def test_when_unused_images_go() -> None:
-    assert of_images(Policy(minimum_age_seconds=90)) == {
+    assert of_images(Policy(minimum_age_seconds=90), Verification()) == {
         "imageGCHighThresholdPercent": 85, "imageGCLowThresholdPercent": 80, "imageMinimumGCAge": "1m30s",
-        "imageMaximumGCAge": "0s",
+        "imageMaximumGCAge": "0s", "imagePullCredentialsVerificationPolicy": "NeverVerifyPreloadedImages",
+        "preloadedImagesVerificationAllowlist": [],
     }  # fmt: skip

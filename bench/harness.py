@@ -19,7 +19,7 @@ from pathlib import Path
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.artifacts import Artifacts
 from wasmlet.sandbox.artifacts import Settings as ArtifactSettings
-from wasmlet.sandbox.engines import Engines, Handle, PoolKey
+from wasmlet.sandbox.engines import Access, Engines, Handle, PoolKey
 from wasmlet.sandbox.engines import Settings as EngineSettings
 from wasmlet.sandbox.program import find_engine_program
 
@@ -85,7 +85,10 @@ def end_processes(state: Path) -> None:
 @contextlib.asynccontextmanager
 async def engine(state: Path) -> AsyncIterator[tuple[Engines, Handle]]:
     """An engine of its own."""
-    pool = Engines(EngineSettings(directory=state / "engines", idle_seconds=3600), program=find_engine_program())
+    pool = Engines(
+        EngineSettings(directory=state / "engines", access=Access(write=(state,)), idle_seconds=3600),
+        program=find_engine_program(),
+    )
     try:
         yield pool, await pool.acquire(PoolKey("bench"))
     finally:

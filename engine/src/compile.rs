@@ -7,6 +7,7 @@
 use crate::allocator;
 use crate::artifact::sha256;
 use crate::command::ENTRY_POINT;
+use crate::confine;
 use crate::guest::Guest;
 use crate::inspect::{self, Binary};
 use crate::program::Linkers;
@@ -33,6 +34,9 @@ pub const INNER: &str = "compile-inner";
 /// A panic this near the cap is the cap's: the stacks of two threads, of which one may be there already.
 const STACKS_BYTES: u64 = 2 * 2 * 1024 * 1024 + 64 * 1024;
 
+/// CPU seconds of all threads together. A module of 69 MB takes two minutes; what takes longer than this was made to.
+const CPU_SECONDS: u64 = 30 * 60;
+
 /// A thread panicked near the cap.
 static PANICKED_FULL: AtomicBool = AtomicBool::new(false);
 
@@ -43,6 +47,8 @@ pub struct Task {
     pub output: PathBuf,
     /// Bytes of data the compilation may have; `None` is no limit.
     pub memory_limit: Option<u64>,
+    /// CPU seconds that it may take; `None` is half an hour.
+    pub cpu_seconds: Option<u64>,
 }
 
 /// Runs the inner process and prints its answer, or one in its stead.
@@ -55,7 +61,7 @@ pub fn outer(task: &Task) -> ExitCode {
 
 /// Compiles, in the process that [`outer`] started, and prints the answer.
 pub fn inner(task: &Task) -> ExitCode {
-    let answer = confine(task.memory_limit).and_then(|()| {
+    let answer = confine(task).and_then(|()| {
         std::panic::catch_unwind(|| compile(task)).unwrap_or_else(|_| {
             Err(if PANICKED_FULL.load(Ordering::Relaxed) {
                 out_of_memory(task.memory_limit)
@@ -100,6 +106,9 @@ fn run_inner(task: &Task) -> Result<Compiled, Error> {
     if let Some(limit) = task.memory_limit {
         arguments.extend(["--memory-limit".into(), limit.to_string().into()]);
     }
+    if let Some(seconds) = task.cpu_seconds {
+        arguments.extend(["--cpu-seconds".into(), seconds.to_string().into()]);
+    }
     let child = Command::new("/proc/self/exe")
         .args(arguments)
         .stdin(Stdio::inherit())
@@ -119,6 +128,9 @@ fn run_inner(task: &Task) -> Result<Compiled, Error> {
     if let Ok(error) = serde_json::from_slice(&output.stdout) {
         return Err(error);
     }
+    if output.status.signal() == Some(Signal::XCPU.as_raw()) {
+        return Err(out_of_time(task));
+    }
     // SIGKILL comes from the kernel when the machine or the control group has no memory left.
     let memory = [allocator::EXHAUSTED, Signal::KILL].map(|signal| Some(signal.as_raw()));
     Err(if memory.contains(&output.status.signal()) {
@@ -131,6 +143,14 @@ fn run_inner(task: &Task) -> Result<Compiled, Error> {
     })
 }
 
+fn out_of_time(task: &Task) -> Error {
+    let seconds = task.cpu_seconds.unwrap_or(CPU_SECONDS);
+    Error::new(
+        ErrorReason::CompileTime,
+        format!("compiling takes more than {seconds} s of CPU time"),
+    )
+}
+
 fn out_of_memory(limit: Option<u64>) -> Error {
     let message = match limit {
         Some(limit) => {
@@ -141,8 +161,9 @@ fn out_of_memory(limit: Option<u64>) -> Error {
     Error::new(ErrorReason::CompileMemory, message)
 }
 
-/// Gives way to everything else on the machine, dies with the outer process, keeps to the memory cap.
-fn confine(memory_limit: Option<u64>) -> Result<(), Error> {
+/// Gives way to everything else on the machine, dies with the outer process, keeps to the memory cap and to the time,
+/// and reaches nothing but its output's directory.
+fn confine(task: &Task) -> Result<(), Error> {
     let refuse = |error: io::Error| {
         Error::new(
             ErrorReason::Internal,
@@ -157,7 +178,13 @@ fn confine(memory_limit: Option<u64>) -> Result<(), Error> {
         maximum: Some(0),
     };
     rustix::process::setrlimit(Resource::Core, none).map_err(|it| refuse(it.into()))?;
-    if let Some(limit) = memory_limit {
+    let seconds = task.cpu_seconds.unwrap_or(CPU_SECONDS);
+    let seconds = Rlimit {
+        current: Some(seconds),
+        maximum: Some(seconds + 1),
+    };
+    rustix::process::setrlimit(Resource::Cpu, seconds).map_err(|it| refuse(it.into()))?;
+    if let Some(limit) = task.memory_limit {
         allocator::signal_exhaustion();
         // Not RLIMIT_AS: address space that is only reserved (malloc arenas, stacks) costs nothing.
         let limit = Rlimit {
@@ -167,7 +194,8 @@ fn confine(memory_limit: Option<u64>) -> Result<(), Error> {
         rustix::process::setrlimit(Resource::Data, limit).map_err(|it| refuse(it.into()))?;
         note_panics(limit.current.unwrap_or(u64::MAX));
     }
-    Ok(())
+    confine::helper(Some(directory(&task.output)))
+        .map_err(|it| refuse(io::Error::other(format!("{it:#}"))))
 }
 
 /// Libraries panic when they cannot start their threads (rayon does), which is told from other panics by how near
@@ -332,6 +360,11 @@ fn unwritable(task: &Task, error: &io::Error) -> Error {
     )
 }
 
+fn directory(output: &Path) -> &Path {
+    let parent = output.parent().filter(|it| !it.as_os_str().is_empty());
+    parent.unwrap_or(Path::new("."))
+}
+
 /// The name before the rename; of an inner process, so that two for one output do not meet.
 fn named_temporary(output: &Path, process: u32) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
@@ -348,13 +381,9 @@ struct Unnamed {
 
 impl Unnamed {
     fn write(output: &Path, content: &[u8]) -> io::Result<Self> {
-        let directory = output
-            .parent()
-            .filter(|it| !it.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
         let mode = Mode::from_raw_mode(0o640);
         let unnamed = rustix::fs::open(
-            directory,
+            directory(output),
             OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
             mode,
         );

@@ -61,6 +61,8 @@ pub struct Identity {
     pub compatibility: String,
     /// See [`protocol::Engine::started_at`].
     pub started_at: Timestamp,
+    /// See [`protocol::Engine::confinement`].
+    pub confinement: protocol::Confinement,
 }
 
 impl Control {
@@ -164,6 +166,7 @@ impl Control {
             running,
             descriptors: reading.descriptors,
             maps: reading.maps,
+            confinement: Some(self.identity.confinement.clone()),
         };
         Ok(json(StatusCode::OK, &engine))
     }
@@ -304,8 +307,9 @@ impl From<Error> for Refusal {
 /// The one place where a reason becomes a status.
 fn status(reason: ErrorReason) -> StatusCode {
     use ErrorReason::{
-        Address, Artifact, BadRequest, Busy, CompileMemory, Conflict, Internal, Interrupted, Log,
-        Malformed, MissingImport, Mount, NoEntryPoint, NotFound, NotWasm, Start, TooSlow,
+        Address, Artifact, BadRequest, Busy, CompileMemory, CompileTime, Conflict, Internal,
+        Interrupted, Log, Malformed, MissingImport, Mount, NoEntryPoint, NotFound, NotWasm, Start,
+        TooSlow,
     };
     match reason {
         BadRequest => StatusCode::BAD_REQUEST,
@@ -313,8 +317,8 @@ fn status(reason: ErrorReason) -> StatusCode {
         // The last two are said after an upgrade, in a frame.
         Conflict | Interrupted | TooSlow => StatusCode::CONFLICT,
         Busy => StatusCode::SERVICE_UNAVAILABLE,
-        NotWasm | Malformed | NoEntryPoint | MissingImport | CompileMemory | Artifact | Mount
-        | Log | Address | Start => StatusCode::UNPROCESSABLE_ENTITY,
+        NotWasm | Malformed | NoEntryPoint | MissingImport | CompileMemory | CompileTime
+        | Artifact | Mount | Log | Address | Start => StatusCode::UNPROCESSABLE_ENTITY,
         Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }

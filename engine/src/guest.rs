@@ -9,6 +9,8 @@ use crate::output::Output;
 use crate::protocol::{EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
 use crate::traffic::{Network, Outgoing, Shared, Sockets};
+use rustix::fs::{Mode, OFlags};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
@@ -146,19 +148,25 @@ fn open(mounts: &[Mount]) -> Result<WasiFilesystemCtx, Error> {
         } else {
             FsPerms::ReadWrite
         };
+        // The mount's own descriptor is a mere path to the kernel, and opens whatever the rules are.
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        rustix::fs::open(&mount.host_path, flags, Mode::empty())
+            .map_err(|error| unusable(mount, &error.into()))?;
         wasi.preopened_dir(&mount.host_path, &mount.guest_path, permissions)
-            .map_err(|error| {
-                Error::new(
-                    ErrorReason::Mount,
-                    format!(
-                        "cannot open {} for {}: {error}",
-                        mount.host_path.display(),
-                        mount.guest_path
-                    ),
-                )
-            })?;
+            .map_err(|error| unusable(mount, &io::Error::other(error)))?;
     }
     Ok(wasi.build().filesystem().clone())
+}
+
+fn unusable(mount: &Mount, error: &io::Error) -> Error {
+    let why = if error.kind() == io::ErrorKind::PermissionDenied {
+        "; the engine may not use it"
+    } else {
+        ""
+    };
+    let (host, guest) = (mount.host_path.display(), &mount.guest_path);
+    let message = format!("cannot open {host} for {guest}: {error}{why}");
+    Error::new(ErrorReason::Mount, message)
 }
 
 impl Guest {

@@ -14,6 +14,7 @@
 //!   attached; `terminal`: what is between keys and a guest that reads lines
 //! - `log` and `stdin`: their streams; `output`: the guest's end of those that it writes; `disk`: the thread that writes log
 //!   and exit files
+//! - `confine` and `syscalls`: what the process gives up before it starts
 //! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
 //! - `trace`: the engine's own log; `sync`: how locks are taken
 
@@ -27,6 +28,7 @@ mod budget;
 mod client;
 mod command;
 mod compile;
+mod confine;
 mod control;
 mod disk;
 mod epoch;
@@ -51,6 +53,7 @@ mod settings;
 mod spec;
 mod stdin;
 mod sync;
+mod syscalls;
 mod terminal;
 mod time;
 mod trace;
@@ -58,15 +61,16 @@ mod traffic;
 
 use lexopt::{Arg, ValueExt as _};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 #[global_allocator]
 static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 const USAGE: &str = "\
-usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE]
-       wasmlet-engine compile --output FILE [--memory-limit BYTES] < FILE
+usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE] [--user UID:GID]
+                            [--read PATH]… [--write PATH]…
+       wasmlet-engine compile --output FILE [--memory-limit BYTES] [--cpu-seconds SECONDS] < FILE
        wasmlet-engine inspect < FILE
        wasmlet-engine version";
 
@@ -76,6 +80,7 @@ enum Request {
     Serve {
         directory: PathBuf,
         network: Option<PathBuf>,
+        rules: confine::Rules,
     },
     Compile(compile::Task),
     CompileInner(compile::Task),
@@ -86,14 +91,11 @@ enum Request {
 
 fn main() -> ExitCode {
     match parse(lexopt::Parser::from_env()) {
-        Ok(Request::Serve { directory, network }) => {
-            // First of all: a thread that starts before would stay in the other network.
-            if let Err(error) = network.as_deref().map_or(Ok(()), network::join) {
-                return report(Err(error));
-            }
-            trace::start();
-            report(serve::serve(&directory))
-        }
+        Ok(Request::Serve {
+            directory,
+            network,
+            rules,
+        }) => report(start(&directory, network.as_deref(), &rules)),
         Ok(Request::Compile(task)) => compile::outer(&task),
         Ok(Request::CompileInner(task)) => compile::inner(&task),
         Ok(Request::Inspect) => print_inspected(),
@@ -104,6 +106,16 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Every step before the first thread holds for all of them: the network, the user, the rules.
+fn start(directory: &Path, network: Option<&Path>, rules: &confine::Rules) -> anyhow::Result<()> {
+    network.map_or(Ok(()), network::join)?;
+    // While the directory may still be written: it is the agent's, and holds what the agent believes.
+    let place = serve::bind(directory)?;
+    let confinement = confine::engine(rules)?;
+    trace::start();
+    serve::serve(place, confinement)
 }
 
 fn report(result: anyhow::Result<()>) -> ExitCode {
@@ -129,6 +141,9 @@ fn print_version() -> anyhow::Result<()> {
 fn print_inspected() -> ExitCode {
     use std::io::Read as _;
     let mut bytes = Vec::new();
+    if let Err(error) = confine::helper(None) {
+        return report(Err(error));
+    }
     let answer = match std::io::stdin().lock().read_to_end(&mut bytes) {
         Ok(_) => inspect::describe(&bytes),
         Err(error) => Err(protocol::Error::new(
@@ -148,15 +163,21 @@ fn print_line(line: &str) -> anyhow::Result<()> {
 
 fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
     let mut verb = None;
-    let (mut directory, mut output, mut memory_limit) = (None, None, None);
+    let (mut directory, mut output) = (None, None);
+    let (mut memory_limit, mut cpu_seconds) = (None, None);
     let mut network = None;
+    let mut rules = confine::Rules::default();
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Long("help") | Arg::Short('h') => return Ok(Request::Help),
             Arg::Long("directory") => directory = Some(PathBuf::from(arguments.value()?)),
             Arg::Long("network-namespace") => network = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("read") => rules.read.push(PathBuf::from(arguments.value()?)),
+            Arg::Long("write") => rules.write.push(PathBuf::from(arguments.value()?)),
+            Arg::Long("user") => rules.user = Some(arguments.value()?.parse()?),
             Arg::Long("output") => output = Some(PathBuf::from(arguments.value()?)),
             Arg::Long("memory-limit") => memory_limit = Some(arguments.value()?.parse()?),
+            Arg::Long("cpu-seconds") => cpu_seconds = Some(arguments.value()?.parse()?),
             Arg::Value(value) if verb.is_none() => verb = Some(value.string()?),
             other => return Err(other.unexpected()),
         }
@@ -166,12 +187,14 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
         Ok::<_, lexopt::Error>(compile::Task {
             output,
             memory_limit,
+            cpu_seconds,
         })
     };
     match verb.as_deref() {
         Some("serve") => Ok(Request::Serve {
             directory: directory.ok_or("--directory is missing")?,
             network,
+            rules,
         }),
         Some("compile") => Ok(Request::Compile(task(output)?)),
         Some(compile::INNER) => Ok(Request::CompileInner(task(output)?)),
@@ -195,6 +218,7 @@ mod tests {
         let serve = |network: Option<&str>| Request::Serve {
             directory: "/run/x".into(),
             network: network.map(PathBuf::from),
+            rules: confine::Rules::default(),
         };
         assert_eq!(
             parsed(&["serve", "--directory", "/run/x"]).ok(),
@@ -202,9 +226,28 @@ mod tests {
         );
         let joining = ["serve", "--directory=/run/x", "--network-namespace=/run/n"];
         assert_eq!(parsed(&joining).ok(), Some(serve(Some("/run/n"))));
+        let confined = [
+            "serve",
+            "--directory=/run/x",
+            "--read=/a",
+            "--write=/b",
+            "--write=/c",
+            "--user=1:2",
+        ];
+        let Ok(Request::Serve { rules, .. }) = parsed(&confined) else {
+            panic!("a confined engine");
+        };
+        let expected = confine::Rules {
+            read: vec!["/a".into()],
+            write: vec!["/b".into(), "/c".into()],
+            user: Some(confine::User { user: 1, group: 2 }),
+        };
+        assert_eq!(rules, expected);
+        assert!(parsed(&["serve", "--directory=/run/x", "--user=me"]).is_err());
         let task = compile::Task {
             output: "a".into(),
             memory_limit: Some(5),
+            cpu_seconds: None,
         };
         assert_eq!(
             parsed(&["compile", "--output=a", "--memory-limit=5"]).ok(),

@@ -35,6 +35,26 @@ pub struct Engine {
     pub descriptors: Budget,
     /// Memory maps.
     pub maps: Budget,
+    /// What holds the process; `None` of an engine that knows of no such thing.
+    #[serde(default)]
+    pub confinement: Option<Confinement>,
+}
+
+/// What holds an engine, should a guest break out into it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Confinement {
+    /// The process's user.
+    pub user: u32,
+    /// Its group.
+    pub group: u32,
+    /// The version of Landlock that holds its files; 0: none does.
+    pub landlock: i32,
+    /// Whether its system calls are filtered.
+    pub seccomp: bool,
+    /// What the kernel could not do, in words.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// Something that the kernel limits for the process.
@@ -559,6 +579,8 @@ pub enum ErrorReason {
     MissingImport,
     /// The helper reached its memory cap.
     CompileMemory,
+    /// The helper reached its bound of CPU time.
+    CompileTime,
     /// The artifact is absent, changed or of another engine.
     Artifact,
     /// A mount's host directory cannot be opened.

@@ -8,6 +8,7 @@ use crate::epoch::Epoch;
 use crate::events::Events;
 use crate::http::Connections;
 use crate::meter::Threads;
+use crate::protocol::Confinement;
 use crate::registry::{Parts, Registry};
 use crate::settings;
 use crate::time::Timestamp;
@@ -35,10 +36,22 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// How long open answers may take to be sent at the end.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// Serves `directory/engine.sock` until a signal or a client ends the engine.
-pub fn serve(directory: &Path) -> Result<()> {
+/// The engine's directory, which no other engine serves, and the socket in it.
+pub struct Place {
+    lock: OwnedFd,
+    listener: UnixListener,
+}
+
+/// Takes `directory` and binds `engine.sock` in it.
+pub fn bind(directory: &Path) -> Result<Place> {
     let lock = lock_directory(directory)?;
-    let listener = bind(&lock)?;
+    let listener = bind_socket(&lock)?;
+    Ok(Place { lock, listener })
+}
+
+/// Serves until a signal or a client ends the engine.
+pub fn serve(place: Place, confinement: Confinement) -> Result<()> {
+    let Place { lock, listener } = place;
     let budgets = Budgets::new().context("cannot read the process's limits")?;
     // Two runtimes: a guest that keeps a thread keeps it from other guests, never from the socket and the signals.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -72,7 +85,13 @@ pub fn serve(directory: &Path) -> Result<()> {
         busy: busy.handle().clone(),
         epoch: Epoch::start().context("cannot start the epoch thread")?,
     };
-    let ended = runtime.block_on(run(listener, budgets, threads, opener.handle().clone()));
+    let ended = runtime.block_on(run(
+        listener,
+        budgets,
+        threads,
+        opener.handle().clone(),
+        confinement,
+    ));
     let _ = rustix::fs::unlinkat(&lock, SOCKET, rustix::fs::AtFlags::empty());
     // Guests and host calls that do not return are left to the process's end.
     guests.shutdown_background();
@@ -87,6 +106,7 @@ async fn run(
     budgets: Budgets,
     guests: Threads,
     opener: Handle,
+    confinement: Confinement,
 ) -> Result<()> {
     // Before anything can be started that the signals have to end.
     let mut terminate = signal(SignalKind::terminate()).context("cannot hear SIGTERM")?;
@@ -98,10 +118,20 @@ async fn run(
         .context("cannot prepare the socket")?;
     let listener =
         tokio::net::UnixListener::from_std(listener).context("cannot prepare the socket")?;
-    let control = build(budgets, guests, opener)?;
+    let control = build(budgets, guests, opener, confinement)?;
     let registry = Arc::clone(&control.registry);
     let mut shutdown = control.shutdown.subscribe();
-    tracing::info!(incarnation = &*registry.parts.incarnation, "engine started");
+    let confinement = &control.identity.confinement;
+    tracing::info!(
+        incarnation = &*registry.parts.incarnation,
+        user = confinement.user,
+        landlock = confinement.landlock,
+        seccomp = confinement.seccomp,
+        "engine started"
+    );
+    for missing in &confinement.missing {
+        tracing::warn!(missing, "engine is not wholly confined");
+    }
     let serving = tokio::spawn(Arc::clone(&control).serve(listener));
     tokio::select! {
         _ = terminate.recv() => {}
@@ -126,7 +156,12 @@ async fn run(
     Ok(())
 }
 
-fn build(budgets: Budgets, guests: Threads, opener: Handle) -> Result<Arc<Control>> {
+fn build(
+    budgets: Budgets,
+    guests: Threads,
+    opener: Handle,
+    confinement: Confinement,
+) -> Result<Arc<Control>> {
     let compatibility = settings::compatibility().map_err(anyhow_from)?;
     let incarnation: Arc<str> = incarnation().context("cannot make an incarnation")?.into();
     let connections = Connections::new(budgets.connections());
@@ -146,6 +181,7 @@ fn build(budgets: Budgets, guests: Threads, opener: Handle) -> Result<Arc<Contro
         identity: Identity {
             compatibility,
             started_at: Timestamp::now(),
+            confinement,
         },
         shutdown: watch::Sender::new(false),
     }))
@@ -171,7 +207,7 @@ fn lock_directory(directory: &Path) -> Result<OwnedFd> {
 }
 
 /// Binds through the open directory, since a socket's path may have 107 bytes at most.
-fn bind(directory: &OwnedFd) -> Result<UnixListener> {
+fn bind_socket(directory: &OwnedFd) -> Result<UnixListener> {
     // The lock says that whoever left the socket is gone.
     let _ = rustix::fs::unlinkat(directory, SOCKET, rustix::fs::AtFlags::empty());
     // The socket is never open to others, not even between two calls. No thread runs yet.

@@ -253,7 +253,9 @@ fn counts(count: u32) -> String {
 
 #[test]
 fn a_log_that_cannot_be_written_stops_nobody() {
-    let engine = Engine::start();
+    let engine = Engine::start_with(|command| {
+        command.arg("--write=/dev/full");
+    });
     let program = engine.program(&counts(20_000));
     let mut spec = engine.spec("full", &program);
     spec["log"]["path"] = json!("/dev/full");

@@ -40,6 +40,7 @@ from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
 from wasmlet.pods.static import StaticSource
 from wasmlet.sandbox import artifacts, engines, placement
+from wasmlet.sandbox.engines import Access
 from wasmlet.sandbox.namespace import Namespace
 from wasmlet.sandbox.program import find_engine_program
 from wasmlet.server.hub import Hub
@@ -282,7 +283,11 @@ async def _build(
         program=program,
     )
     pool = engines.Engines(
-        engines.Settings(directory=config.state / "engines", idle_seconds=config.file.engine_idle_seconds),
+        engines.Settings(
+            directory=config.state / "engines",
+            access=Access(read=(config.state / "cache",), write=(config.state / "pods", config.state / "logs")),
+            idle_seconds=config.file.engine_idle_seconds,
+        ),
         program=program,
         placement=_placement(config),
     )

@@ -78,7 +78,12 @@ class Agent:
         self.library = Library(ImageSettings(directory=self.directory / "images", allow_local_files=True))
         cache = artifacts.Settings(directory=self.directory / "cache", memory_bytes=self.compile_memory_bytes)
         self.artifacts = artifacts.Artifacts(cache, program=self.program)
-        pool = engines.Settings(directory=self.directory / "engines", idle_seconds=self.engine_idle_seconds)
+        access = engines.Access(
+            read=(self.directory / "cache",), write=(self.directory / "pods", self.directory / "logs")
+        )
+        pool = engines.Settings(
+            directory=self.directory / "engines", access=access, idle_seconds=self.engine_idle_seconds
+        )
         self.engines = engines.Engines(pool, program=self.program)
         settings = Settings(
             directory=self.directory / "pods",

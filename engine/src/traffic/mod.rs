@@ -18,7 +18,7 @@ mod room;
 mod socket;
 mod sockets;
 mod tcp;
-mod tls;
+pub mod tls;
 mod udp;
 
 pub use imports::add_to_linker;

@@ -4,9 +4,31 @@
 
 use crate::traffic::connect::HTTP2;
 use rustls::{ClientConfig, RootCertStore};
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 use wasmtime_wasi_http::Error;
+
+/// What the links in directories of certificates lead to.
+const LINKED: [&str; 2] = [
+    "/usr/share/ca-certificates",
+    "/usr/local/share/ca-certificates",
+];
+
+/// Where [`load`] looks, to be readable when it does: never directories that have private keys too.
+pub fn places() -> Vec<PathBuf> {
+    let variable = |name| std::env::var_os(name).unwrap_or_default();
+    let found = openssl_probe::probe();
+    let mut places = vec![PathBuf::from(variable(openssl_probe::ENV_CERT_FILE))];
+    places.extend(std::env::split_paths(&variable(
+        openssl_probe::ENV_CERT_DIR,
+    )));
+    places.extend(found.cert_file);
+    places.extend(openssl_probe::candidate_cert_dirs().map(PathBuf::from));
+    places.extend(LINKED.map(PathBuf::from));
+    places.retain(|it| !it.as_os_str().is_empty());
+    places
+}
 
 /// The authorities of the machine.
 #[derive(Default)]

@@ -219,6 +219,8 @@ fn launch(directory: &Path, change: impl FnOnce(&mut Command)) -> Child {
         .arg("serve")
         .arg("--directory")
         .arg(directory)
+        .arg("--write")
+        .arg(directory)
         .env("HOST_SECRET", "seen");
     let stderr = fs::OpenOptions::new()
         .create(true)

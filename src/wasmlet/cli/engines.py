@@ -17,7 +17,7 @@ from wasmlet.cli import connect
 from wasmlet.cli.connect import Agent
 from wasmlet.cli.output import Table, output_option, print_json, shown_size
 from wasmlet.pods.accounts import Account, EngineAccount, Renewal
-from wasmlet.sandbox.protocol import Budget
+from wasmlet.sandbox.protocol import Budget, Confinement
 
 POLL_SECONDS = 0.1
 
@@ -33,13 +33,15 @@ def engines_command(context: click.Context, output: str) -> None:
     if output == "json":
         print_json(found)
         return
-    table = Table("ENGINE", "POOL", "NETWORK", "VERSION", "PODS", "SANDBOXES", "DESCRIPTORS", "MAPS", "MEMORY", "PID")
+    table = Table(
+        "ENGINE", "POOL", "NETWORK", "VERSION", "PODS", "SANDBOXES", "DESCRIPTORS", "MAPS", "MEMORY", "HELD BY", "PID"
+    )
     for each in found:
         version = f"{each.engine.version} old" if each.old else each.engine.version
         table.add(
             each.id, _pool(each), "pods" if each.network else "host", version,
             str(len(each.pods)), str(each.engine.running), _share(each.engine.descriptors), _share(each.engine.maps),
-            shown_size(each.memory_bytes), str(each.engine.pid),
+            shown_size(each.memory_bytes), _walls(each.engine.confinement), str(each.engine.pid),
         )  # fmt: skip
     table.print()
 
@@ -68,6 +70,14 @@ def _pool(each: EngineAccount) -> str:
 
 def _share(budget: Budget) -> str:
     return f"{budget.used} ({100 * budget.used // max(budget.limit, 1)}%)"
+
+
+def _walls(confinement: Confinement | None) -> str:
+    """What the kernel holds the process by; `-o json` has what is missing, in words."""
+    if confinement is None:
+        return "nothing"
+    walls = ["landlock"] * bool(confinement.landlock) + ["seccomp"] * confinement.seccomp
+    return ",".join(walls) or "nothing"
 
 
 async def _drain(settings: config.Config, *, batch: int, timeout_seconds: float) -> None:

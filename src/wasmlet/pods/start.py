@@ -24,13 +24,13 @@ from wasmlet.images.library import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
-from wasmlet.pods import demands, environment, facts, hosts, network, plan, programs, restarts, serving
+from wasmlet.pods import demands, environment, facts, hosts, network, plan, pools, programs, restarts, serving
 from wasmlet.pods.accounts import Progress
 from wasmlet.pods.facts import Attempt, Directory, Failure
 from wasmlet.pods.handlers import ISOLATED
 from wasmlet.pods.rooms import Rooms
 from wasmlet.sandbox import protocol
-from wasmlet.sandbox.engines import PoolKey
+from wasmlet.sandbox.engines import Handle
 from wasmlet.sandbox.refusals import EngineBusyError, EngineGoneError
 from wasmlet.volumes import mount, root
 from wasmlet.volumes.fields import PodFields
@@ -219,7 +219,7 @@ class Starter:
 
     async def _compile(self, container: Container, program: Program) -> tuple[str, _Compiled]:
         """The artifact for engines of the present compatibility, under that value."""
-        handle = await self._rooms.engines.acquire(self._pool_key())
+        handle = await self._engine()
         compatibility = handle.engine.compatibility
 
         def on_compile() -> None:
@@ -241,14 +241,18 @@ class Starter:
         await asyncio.to_thread(_empty, attempt / root.ROOT)
         await self._rooms.library.lay(image, attempt / root.ROOT, writable=not _is_read_only(container))
 
-    def _pool_key(self) -> PoolKey:
-        """Pods with other people's directories, and those that ask for it, get an engine of their own (design 1, 3)."""
-        pod, isolation = self._worker.bundle.pod, self._rooms.settings.isolation
-        asked = self._worker.facts.runtime_handler == ISOLATED or isolation == "pod"
-        alone = asked or any(each.foreign for each in self._volumes.values())
-        network = "" if pod.spec.host_network else self._rooms.addresses.namespace
-        namespace = "" if isolation == "node" and not alone else pod.metadata.namespace
-        return PoolKey(namespace, pod.metadata.uid if alone else "", network)
+    async def _engine(self) -> Handle:
+        """An engine that takes sandboxes of the pod."""
+        pool = pools.choose(
+            self._worker.bundle.pod,
+            self._volumes,
+            isolated=self._worker.facts.runtime_handler == ISOLATED,
+            isolation=self._rooms.settings.isolation,
+            network=self._rooms.addresses.namespace,
+        )
+        places, cache = self._worker.places, self._rooms.artifacts.directory
+        access = pools.access(self._worker.bundle.pod, self._volumes, places, cache=cache) if pool.dedicated else None
+        return await self._rooms.engines.acquire(pool, access)
 
     def _fields(self) -> PodFields:
         settings = self._rooms.settings
@@ -311,7 +315,7 @@ class Starter:
         """Save the attempt, then ask an engine; engines that take no more are passed over."""
         with _stage("create"):
             for _ in range(ENGINE_TRIES):
-                handle = await self._rooms.engines.acquire(self._pool_key())
+                handle = await self._engine()
                 compiled = prepared.compiled.get(handle.engine.compatibility)
                 if compiled is None:
                     _, compiled = await self._compile(container, prepared.program)

@@ -62,6 +62,11 @@ class Artifacts:
         self._known: dict[str, protocol.Compiled] = {}
         settings.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
 
+    @property
+    def directory(self) -> Path:
+        """The cache, which engines read."""
+        return self._settings.directory
+
     async def ensure(
         self,
         module: Path,

@@ -27,10 +27,10 @@ from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import EngineClient
 from wasmlet.sandbox.exec_stream import ExecStream
 from wasmlet.sandbox.placement import Beside, Placement, unprotect
-from wasmlet.sandbox.records import RECORD_NAME, PoolKey, Record, end_silent
+from wasmlet.sandbox.records import RECORD_NAME, Access, PoolKey, Record, end_silent
 from wasmlet.sandbox.refusals import SOCKET_NAME, EngineBusyError, EngineGoneError
 
-__all__ = ["Engines", "Handle", "PoolKey", "Record", "Settings"]
+__all__ = ["Access", "Engines", "Handle", "PoolKey", "Record", "Settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +44,22 @@ TROUBLE_SECONDS = 60.0
 """A failed launch counts against the node for so long: pods try again each 10 s, and without pods nobody would."""
 
 
+AUTHORITIES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+"""Variables that say whom guests' https trusts, instead of the machine's authorities."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Where engines live and how long an empty one stays.
 
     Attributes:
         directory: One sub-directory for each engine.
+        access: What engines may use that are not a single pod's; with nothing in it the kernel holds no engine.
         idle_seconds: An engine without running sandboxes ends after this long.
     """
 
     directory: Path
+    access: Access = field(default_factory=Access)
     idle_seconds: float = 60.0
 
 
@@ -110,10 +116,12 @@ class Engines:
         self.on_trouble: Callable[[], None] = _hear_nothing
         self._trouble = ""
         self._trouble_at = 0.0
+        self._missing: list[str] = []
         self._handles: dict[str, Handle] = {}
         self._launches: dict[PoolKey, asyncio.Lock] = {}
         self._tasks = Tasks()
-        settings.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        for each in (settings.directory, *settings.access.read, *settings.access.write):
+            each.mkdir(parents=True, exist_ok=True, mode=0o750)
 
     def __repr__(self) -> str:
         return f"<Engines {list(self._handles.values())}>"
@@ -185,14 +193,18 @@ class Engines:
         self._remember(handle, sandbox)
         return sandbox
 
-    async def acquire(self, key: PoolKey) -> Handle:
-        """An engine for `key` that takes sandboxes: one that lives, or a new one."""
+    async def acquire(self, key: PoolKey, access: Access | None = None) -> Handle:
+        """An engine for `key` that takes sandboxes: one that lives, or a new one.
+
+        Args:
+            access: What a new one may use; None is what the settings say.
+        """
         async with self._launches.setdefault(key, asyncio.Lock()):
             for handle in self.handles:
                 if handle.record.key == key and not handle.full:
                     return handle
             try:
-                handle = await self._launch_placed(key)
+                handle = await self._launch_placed(key, access or self._settings.access)
             except WasmletError as error:
                 self._note_launch(error.message)
                 raise
@@ -259,18 +271,18 @@ class Engines:
         except KeyError:
             raise EngineGoneError(f"engine {engine} has ended") from None
 
-    async def _launch_placed(self, key: PoolKey) -> Handle:
+    async def _launch_placed(self, key: PoolKey, access: Access) -> Handle:
         """An engine in its place; where there is none for it, one beside the agent is better than no pod."""
         try:
-            return await self._launch(key, self._placement)
+            return await self._launch(key, access, self._placement)
         except RetryableError as error:
             if type(self._placement) is Beside:
                 raise
-            handle = await self._launch(key, Beside())
+            handle = await self._launch(key, access, Beside())
             logger.warning("engine without a place of its own", extra={"engine": handle.record.id, "error": str(error)})
             return handle
 
-    async def _launch(self, key: PoolKey, placement: Placement) -> Handle:
+    async def _launch(self, key: PoolKey, access: Access, placement: Placement) -> Handle:
         identity = f"{key.namespace[:20] or 'all'}-{os.urandom(4).hex()}"
         directory = self._settings.directory / identity
         directory.mkdir(mode=0o750)
@@ -278,7 +290,8 @@ class Engines:
         try:
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             started = time.monotonic()
-            pid = self._spawn(directory, placement.command(identity), network=key.network)
+            options = access.arguments() + ([f"--network-namespace={key.network}"] if key.network else [])
+            pid = self._spawn(directory, placement.command(identity), options)
             record = msgspec.structs.replace(record, pid=pid)
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             _place(placement, identity, pid)
@@ -288,19 +301,27 @@ class Engines:
             raise RetryableError(f"cannot start an engine in {directory}: {error.strerror}") from error
         milliseconds = round((time.monotonic() - started) * 1000)
         logger.info("engine started", extra={"engine": identity, "pid": pid, "milliseconds": milliseconds})
+        self._tell_confinement(handle)
         return handle
 
-    def _spawn(self, directory: Path, before: list[str], *, network: str) -> int:
+    def _tell_confinement(self, handle: Handle) -> None:
+        """What this kernel cannot hold is said once, not for each engine."""
+        missing = [] if handle.engine.confinement is None else handle.engine.confinement.missing
+        if missing and missing != self._missing:
+            logger.warning("engines are not wholly confined", extra={"missing": "; ".join(missing)})
+        self._missing = missing
+
+    def _spawn(self, directory: Path, before: list[str], options: list[str]) -> int:
         """Start the program in a session of its own; asyncio's subprocesses end with the loop, this one must not."""
         log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
-            command = [*before, str(self._program), "serve", "--directory", str(directory)]
-            command += ["--network-namespace", network] if network else []
+            command = [*before, str(self._program), "serve", "--directory", str(directory), *options]
+            authorities = {each: os.environ[each] for each in AUTHORITIES if each in os.environ}
             return os.posix_spawn(
                 command[0],
                 command,
-                {"RUST_LOG": os.environ.get("WASMLET_ENGINE_LOG", "info")},
+                {"RUST_LOG": os.environ.get("WASMLET_ENGINE_LOG", "info")} | authorities,
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, null, 0),
                     (os.POSIX_SPAWN_DUP2, log, 1),

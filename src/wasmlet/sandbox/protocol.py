@@ -25,6 +25,19 @@ class Budget(Document, frozen=True, kw_only=True):
     limit: int
 
 
+class Confinement(Document, frozen=True, kw_only=True):
+    """What holds an engine's process, should a guest break out into it.
+
+    `landlock` is the version that holds its files, 0 none; `missing` says in words what the kernel could not do.
+    """
+
+    user: int
+    group: int
+    landlock: int
+    seccomp: bool
+    missing: list[str] = []
+
+
 class Engine(Document, frozen=True, kw_only=True):
     """Who an engine is, and how much of its budgets is used."""
 
@@ -38,6 +51,7 @@ class Engine(Document, frozen=True, kw_only=True):
     running: int
     descriptors: Budget
     maps: Budget
+    confinement: Confinement | None = None
 
 
 class Artifact(Document, frozen=True, kw_only=True):

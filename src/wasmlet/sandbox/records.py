@@ -7,6 +7,7 @@ import logging
 import os
 import select
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -29,6 +30,22 @@ class PoolKey(msgspec.Struct, frozen=True, rename="camel"):
     namespace: str
     dedicated: str = ""
     network: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access:
+    """The directories, with all that will ever lie below, that an engine's process may use (design section 3).
+
+    The kernel holds it to them from its start on, and nothing can be added later.
+    """
+
+    read: tuple[Path, ...] = ()
+    write: tuple[Path, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """As the engine's command line says it."""
+        read = [f"--read={each}" for each in self.read]
+        return [*read, *(f"--write={each}" for each in self.write)]
 
 
 class Record(msgspec.Struct, frozen=True, rename="camel"):

@@ -16,7 +16,7 @@ class EngineBusyError(RetryableError):
     """The engine is over a budget or ending: another engine has to take the sandbox."""
 
 
-_GUEST_REASONS = {"NotWasm", "Malformed", "NoEntryPoint", "MissingImport", "CompileMemory", "Start"}
+_GUEST_REASONS = {"NotWasm", "Malformed", "NoEntryPoint", "MissingImport", "CompileMemory", "CompileTime", "Start"}
 
 
 def error_from(document: protocol.Error, *, what: str) -> WasmletError:

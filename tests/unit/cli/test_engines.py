@@ -41,6 +41,7 @@ def test_pods_leave_engines_of_another_release_when_the_operator_says_so(command
     listed = command.succeed("engines").splitlines()
     assert listed[0].split()[:2] == ["ENGINE", "POOL"]
     assert str(old["id"]) in listed[1]
+    assert "seccomp" in listed[1]
     assert "every engine is of this release" in command.succeed("engines", "drain")
 
     release = tmp_path / "wasmlet-engine"

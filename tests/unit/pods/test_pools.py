@@ -8,7 +8,12 @@ import pytest
 
 from tests.support.agent import Agent, running_agent
 from tests.support.pods import bundle, container
-from wasmlet.pods.bundle import Bundle
+from tests.support.waiting import eventually
+from wasmlet.kube.types import HostPathVolume, Volume, VolumeMount
+from wasmlet.pods import pools
+from wasmlet.pods.bundle import Bundle, Places
+from wasmlet.sandbox.engines import Access
+from wasmlet.volumes.volume import HostVolume
 
 Isolation = Literal["namespace", "node", "pod"]
 
@@ -45,3 +50,55 @@ async def test_a_pool_is_split_before_an_engine_meets_its_limits(
             assert engine.descriptors.limit == 100
             assert engine.descriptors.used < 90, "70 %, and the few that are the engine's own"
             assert handle.running == found.count(handle.record.id)
+
+
+async def test_the_kernel_holds_engines_to_the_directories_of_their_pods(agent: Agent, tmp_path: Path) -> None:
+    mounts = [VolumeMount(name="host", mount_path="/host")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").write_text(f"of {name}")
+    pods = [
+        bundle(
+            container("read", "files", "cat", "/host/a", volume_mounts=mounts),
+            container("write", "files", "write", "/host/b", "new", volume_mounts=mounts),
+            container("main", "sleep"),
+            volumes=[Volume(name="host", host_path=HostPathVolume(path=str(tmp_path / name)))],
+        )
+        for name in ("one", "two")
+    ]
+    shared, *own = await engines_of(agent, [bundle(container("main", "sleep")), *pods])
+    assert len({shared, *own}) == 3
+    for submitted, name in zip(pods, ("one", "two"), strict=True):
+        await eventually((tmp_path / name / "b").exists, "what it writes")
+        assert agent.output(submitted, "read") == f"of {name}".encode()
+    for handle in agent.engines.handles:
+        told = handle.engine.confinement
+        assert told is not None
+        assert (told.seccomp, told.landlock > 0) == (True, True), told.missing
+        command = Path(f"/proc/{handle.record.pid}/cmdline").read_text().split("\0")
+        assert (f"--write={tmp_path / 'one'}" in command) == (handle.record.id == own[0])
+        assert (f"--write={agent.directory / 'pods'}" in command) == (handle.record.id == shared)
+
+
+def test_a_pod_of_its_own_may_use_what_it_mounts(tmp_path: Path) -> None:
+    directory = tmp_path / "host"
+    directory.mkdir()
+    (tmp_path / "file").touch()
+    volumes = {
+        "written": HostVolume(directory / ".", read_only=False, foreign=True),
+        "read": HostVolume(tmp_path, read_only=False, foreign=True),
+        "file": HostVolume(tmp_path / "file", read_only=False, foreign=True),
+        "own": HostVolume(tmp_path / "pods/volumes/own", read_only=False, foreign=False),
+    }
+    mounts = [
+        VolumeMount(name="written", mount_path="/a", read_only=True),
+        VolumeMount(name="read", mount_path="/b", read_only=True),
+        VolumeMount(name="file", mount_path="/c"),
+        VolumeMount(name="own", mount_path="/d"),
+    ]
+    again = [VolumeMount(name="written", mount_path="/a")]
+    submitted = bundle(container("main", volume_mounts=mounts), container("other", volume_mounts=again)).pod
+    places = Places(tmp_path / "pods", tmp_path / "logs", submitted)
+    assert pools.access(submitted, volumes, places, cache=tmp_path / "cache") == Access(
+        read=(tmp_path / "cache", tmp_path), write=(places.pod, places.logs, directory)
+    )

@@ -35,7 +35,8 @@ class Sandboxes:
         self.engines = self.make_engines()
 
     def make_engines(self) -> Engines:
-        settings = engines.Settings(directory=self.directory / "engines", idle_seconds=self.idle_seconds)
+        access = engines.Access(write=(self.directory,))
+        settings = engines.Settings(directory=self.directory / "engines", access=access, idle_seconds=self.idle_seconds)
         made = Engines(settings, program=self.program)
         made.on_change = self.changes.append
         return made

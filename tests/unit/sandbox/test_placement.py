@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from wasmlet.base.errors import UserError
-from wasmlet.sandbox.engines import Engines, PoolKey, Settings
+from wasmlet.sandbox.engines import Access, Engines, PoolKey, Settings
 from wasmlet.sandbox.placement import Beside, Groups, Placement, Scopes, choose, service_of, unprotect
 
 UNIFIED = (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup"))
@@ -95,18 +95,24 @@ def test_a_delegated_directory_must_be_one(machine: Path, caplog: pytest.LogCapt
 
 @pytest.fixture
 async def pool(state_directory: Path, engine_program: Path, machine: Path) -> AsyncIterator[Engines]:
-    settings = Settings(directory=state_directory / "engines", idle_seconds=60.0)
+    access = Access(write=(state_directory / "pods",))
+    settings = Settings(directory=state_directory / "engines", access=access, idle_seconds=60.0)
     pool = Engines(settings, program=engine_program, placement=chosen(machine))
     yield pool
     await pool.close(end_idle=True)
 
 
-async def test_an_engine_starts_in_its_scope(pool: Engines, machine: Path) -> None:
+async def test_an_engine_starts_in_its_scope(pool: Engines, machine: Path, state_directory: Path) -> None:
     handle = await pool.acquire(PoolKey("default"))
     assert handle.engine.pid == handle.record.pid  # systemd-run becomes the engine
     asked = (machine / "asked").read_text().splitlines()
     assert f"--unit=wasmlet-{handle.record.id}.scope" in asked
-    assert asked[asked.index("--") + 2 :] == ["serve", "--directory", str(handle.client.directory)]
+    assert asked[asked.index("--") + 2 :] == [
+        "serve",
+        "--directory",
+        str(handle.client.directory),
+        f"--write={state_directory / 'pods'}",
+    ]
 
 
 async def test_a_scope_that_is_refused_keeps_no_pod_from_starting(

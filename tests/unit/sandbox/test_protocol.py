@@ -21,6 +21,7 @@ def test_there_are_examples_of_every_document() -> None:
     }
     nested = {
         "Budget",
+        "Confinement",
         "Artifact",
         "EnvVar",
         "Mount",

@@ -27,7 +27,9 @@ def test_only_signed_images_run(tmp_path: Path, wasmlet: Wasmlet) -> None:
         wasmlet("run", "--image-policy", "policy.yaml", name, status=125)  # that it is in the store changes nothing
         push(registry.address, "team/hello", signer.tagged(digest))
         assert wasmlet("run", "--image-policy", "policy.yaml", name).stdout == b"hello\n"
+        assert digest.encode() in wasmlet("pull", "--image-policy", "policy.yaml", name).stdout
         wasmlet("push", guest("exit"), f"{registry.address}/other/exit:1")
+        wasmlet("pull", "--image-policy", "policy.yaml", f"{registry.address}/other/exit:1", status=2)
         wasmlet("run", "--image-policy", "policy.yaml", f"{registry.address}/other/exit:1", status=125)
     wasmlet("run", "--image-policy", "policy.yaml", name)  # the registry is away; it is known who signed
 

@@ -58,12 +58,13 @@ def images_command(state: str | None, output: str) -> None:
 
 @click.command("pull")
 @click.argument("reference")
+@click.option("--image-policy", metavar="FILE", help="Which images may be used [env: WASMLET_IMAGE_POLICY].")
 @click.pass_obj
-def pull_command(state: str | None, reference: str) -> None:
+def pull_command(state: str | None, reference: str, image_policy: str | None) -> None:
     """Fetch the image REFERENCE from its registry into the local store, and print its digest."""
 
     async def pull() -> str:
-        library = _library(config.load(state=state))
+        library = _library(config.load(state=state, image_policy=image_policy))
         try:
             image = await library.pull(reference, credentials=agent.logins(), progress=_progress())
             return image.image_id

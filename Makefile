@@ -88,7 +88,7 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python demos/check.py
-	cd devcluster && test -z "$$(gofmt -l .)"
+	test -z "$$(gofmt -l devcluster tests/second-registry)"
 	cargo fmt --check
 	cargo clippy --release --locked --all-targets --quiet -- -D warnings
 

@@ -1,7 +1,11 @@
-"""A real registry for tests: Debian's docker-registry on a free loopback port, with or without TLS and a login."""
+"""Real registries for tests, on free ports of loopback: Debian's docker-registry, with or without TLS and a login, and
+go-containerregistry's, which has the referrers API."""
 
 import contextlib
+import fcntl
+import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -61,6 +65,37 @@ def docker_registry(
     finally:
         process.kill()
         process.wait()
+
+
+@contextlib.contextmanager
+def second_registry() -> Iterator[str]:
+    """Run the registry of tests/second-registry until the context ends; its host:port. It speaks plain HTTP."""
+    with subprocess.Popen([_built()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+def _built() -> Path:
+    """The program, built when its sources have no binary yet; that lies outside the clone, as devcluster's does."""
+    sources = Path(__file__).parents[1] / "second-registry"
+    texts = [(sources / name).read_bytes() for name in ("main.go", "go.mod", "go.sum")]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "wasmlet"
+    cache.mkdir(parents=True, exist_ok=True)
+    program = cache / f"second-registry-{hashlib.sha256(b''.join(texts)).hexdigest()[:16]}"
+    with (cache / "second-registry.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the second builder finds the first one's binary
+        if not program.exists():
+            go = shutil.which("go")
+            if go is None:
+                pytest.fail("Go is missing; it builds tests/second-registry")
+            environment = {"GOCACHE": str(cache / "go-build"), **os.environ, "CGO_ENABLED": "0"}
+            command = [go, "build", "-trimpath", "-mod=readonly", "-o", f"{program}.new", "."]
+            subprocess.run(command, cwd=sources, env=environment, check=True)
+            Path(f"{program}.new").rename(program)
+    return program
 
 
 def _configuration(directory: Path, *, tls: bool, login: bool, access_log: bool) -> dict[str, object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.registry import RunningRegistry, docker_registry
+from tests.support.registry import RunningRegistry, docker_registry, second_registry
 from tests.unit.images.fake_registry import FakeRegistry
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings
@@ -43,6 +43,13 @@ def plain_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 def guarded_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRegistry]:
     with docker_registry(tmp_path_factory.mktemp("registry"), tls=True, login=True) as registry:
         yield registry
+
+
+@pytest.fixture(scope="session")
+def referrers_registry() -> Iterator[str]:
+    """The address of a registry with the referrers API."""
+    with second_registry() as address:
+        yield address
 
 
 @pytest.fixture

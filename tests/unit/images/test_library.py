@@ -57,6 +57,21 @@ async def test_push_and_pull(
     assert stored.created
 
 
+async def test_push_and_pull_with_a_registry_of_another_make(
+    library: Library, referrers_registry: str, module_file: Path
+) -> None:
+    name = f"{referrers_registry}/demo/hello:v1"
+    digest = await library.push(module_file, name)
+    image = await library.pull(name)
+    assert image.module.read_bytes() == module_file.read_bytes()
+    await library.remove(name)
+    again, pulled = await library.ensure(f"{referrers_registry}/demo/hello@{digest}", pull_policy="IfNotPresent")
+    assert pulled
+    assert again.digest == image.digest
+    with pytest.raises(NotFoundError, match="demo/hello:v2"):
+        await library.pull(f"{referrers_registry}/demo/hello:v2")
+
+
 async def test_a_component_is_pushed_as_wasip2(
     library: Library, plain_registry: RunningRegistry, tmp_path: Path
 ) -> None:

@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.support.cosign import Signer, Written, layer, payload_of, referrer, referrers, tagged
+from tests.support.cosign import Signer, Written, layer, payload_of, push, referrer, referrers, tagged
+from tests.support.registry import RunningRegistry
 from tests.support.sigstore import ISSUER, SUBJECT, Sigstore
 from tests.unit.images.fake_registry import FakeRegistry, on, status
 from wasmlet.base.errors import RetryableError, UserError
@@ -154,6 +155,31 @@ async def test_what_cosign_wrote(node: Node, fake: FakeRegistry, kind: str, way:
         assert (await node.use(name)).image_id.endswith(recorded["digest"])
     node.allow({"keys": [RECORDED["RSA" if kind == "P-256" else "P-256"]["key"]]})
     await node.refuses(name, "by another key")
+
+
+@pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA"])
+@pytest.mark.parametrize("way", ["legacy", "bundle", "experimental", "attest"])
+async def test_what_cosign_wrote_in_real_registries(
+    node: Node, plain_registry: RunningRegistry, referrers_registry: str, kind: str, way: str
+) -> None:
+    recorded = RECORDED[kind][way]
+    contents = {digest: base64.b64decode(blob) for digest, blob in recorded["blobs"].items()}
+    for address in (plain_registry.address, referrers_registry):
+        repository = f"recorded/{kind.lower()}-{way}"
+        has_api = address == referrers_registry
+        for digest in sorted(recorded["manifests"], key=lambda each: b'"manifests":' in contents[each]):
+            content = contents[digest]
+            if has_api and b'"manifests":' in content:
+                continue  # the list at the tag, which the API makes
+            named = [tag for tag, tagged in recorded["tags"].items() if tagged == digest] or [""]
+            blobs = [blob for name, blob in contents.items() if name not in recorded["manifests"]]
+            push(address, repository, Written(content, json.loads(content)["mediaType"], named[0], blobs))
+        name = f"{address}/{repository}:v1"
+        node.allow({"keys": [RECORDED[kind]["key"]]})
+        if way == "attest":
+            await node.refuses(name, "1 of another kind" if not has_api else "it is not signed")
+        else:
+            assert (await node.use(name)).image_id.endswith(recorded["digest"])
 
 
 async def test_an_identity_instead_of_a_key(node: Node, fake: FakeRegistry, signer: Signer, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ mod support;
 #[path = "support/peers.rs"]
 mod peers;
 
-use peers::{GUEST, NameServer, Peer, Pod, eventually, pod_address, read_head};
+use peers::{GUEST, NameServer, Peer, Pod, eventually, pod_address, read_head, request};
 use serde_json::json;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpListener;
@@ -55,6 +55,27 @@ fn a_kept_connection_that_was_closed_is_replaced() {
         assert_eq!(answer, "200\nhi");
     }
     assert_eq!(peer.count(), 5);
+}
+
+#[test]
+fn a_request_that_a_closing_connection_took_is_sent_again_if_that_is_safe() {
+    let (engine, program) = start();
+    let pod = Pod::start(&engine, &program, json!({}));
+    // Each connection answers once, and closes when the second request has come.
+    let peer = Peer::start(&pod_address(), |mut stream| {
+        let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+        request(&mut reader);
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi");
+        request(&mut reader);
+    });
+    let url = format!("http://{}/", peer.address);
+    for count in 1..4 {
+        assert_eq!(pod.text(&format!("/fetch?GET,{url}")), "200\nhi");
+        assert_eq!(peer.count(), count);
+    }
+    let answer = pod.post(&format!("/fetch?POST,{url}"), b"once").rest();
+    assert_eq!(answer.trim_end(), "error: ErrorCode::ConnectionTerminated");
+    assert_eq!(peer.count(), 3, "nothing is done twice");
 }
 
 #[test]

@@ -2,13 +2,14 @@
 //!
 //! - `policy`: where a guest may go, and as whom; `names`: by the pod's hosts file and resolv.conf
 //! - `connect`: from a name to a connection; `tls`: whom to trust; `pool`: connections kept or shared
-//! - `outgoing`: requests of `wasi:http`; `room`: how much of all that there may be
+//! - `outgoing`: requests of `wasi:http`; `letter`: one that may be sent twice
 //! - `sockets`: those of a guest; `socket`: one of them, and its addresses; `tcp`, `udp`: what guests do with them;
 //!   `lookup`: names that they ask for
-//! - `imports`: functions of WASI that are not wasmtime's own
+//! - `room`: how much of all that there may be; `imports`: functions of WASI that are not wasmtime's own
 
 mod connect;
 mod imports;
+mod letter;
 mod lookup;
 mod names;
 mod outgoing;

@@ -3,13 +3,13 @@
 use crate::meter::Owned;
 use crate::traffic::Network;
 use crate::traffic::connect::{self, Target};
+use crate::traffic::letter::Letter;
 use crate::traffic::pool::{self, Connection, Sender};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
-use hyper::header::HOST;
-use hyper::{Method, Request, Response, Uri};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::error::Error as _;
 use std::future::ready;
@@ -96,9 +96,7 @@ async fn send(
         return Err(Error::HttpRequestMethodInvalid);
     }
     let target = Target::of(request.uri())?;
-    let whole = request.uri().clone();
-    let origin = origin_form(&whole)?;
-    let mut request = request;
+    let mut letter = Letter::new(request)?;
     loop {
         let kept = network.pool.take(&target);
         let is_kept = kept.is_some();
@@ -107,39 +105,28 @@ async fn send(
             None => new(&network, &target, times.connect).await?,
         };
         let is_shared = connection.is_shared();
-        // Only a proxy, and HTTP/2's own header fields, are told scheme and authority.
-        *request.uri_mut() = if is_shared { &whole } else { &origin }.clone();
-        if is_shared {
-            request.headers_mut().remove(HOST);
-        }
+        let request = letter.take(is_shared).ok_or(Error::ConnectionTerminated)?;
         let asked = timeout(times.first_byte, connection.send(request));
-        match asked.await.map_err(|_| Error::ConnectionReadTimeout)? {
+        let mut error = match asked.await.map_err(|_| Error::ConnectionReadTimeout)? {
             Ok(response) => {
                 return Ok(response.map(|body| {
                     Answer::new(body, network, connection, times.between_bytes).boxed_unsync()
                 }));
             }
-            Err(mut error) => match error.take_message() {
-                // Its server had closed it; nothing was sent.
-                Some(unsent) if is_kept => request = unsent,
-                _ => {
-                    let error = error.into_error();
-                    return Err(failure(error, Error::ConnectionTerminated, is_shared));
+            Err(error) => error,
+        };
+        // Its server has closed it, before it was sent or at the same time.
+        match error.take_message() {
+            Some(unsent) if is_kept => letter.give_back(unsent),
+            _ => {
+                let error = failure(error.into_error(), Error::ConnectionTerminated, is_shared);
+                let is_over = matches!(error, Error::ConnectionTerminated);
+                if !(is_kept && is_over && letter.renew()) {
+                    return Err(error);
                 }
-            },
+            }
         }
     }
-}
-
-/// Without scheme and authority.
-fn origin_form(uri: &Uri) -> Result<Uri, Error> {
-    let path = uri.path_and_query().map_or("/", |it| it.as_str());
-    let path = match path.strip_prefix('?') {
-        Some(query) => format!("/?{query}"),
-        None if path.is_empty() => "/".to_owned(),
-        None => path.to_owned(),
-    };
-    Uri::try_from(path).map_err(|_| Error::HttpRequestUriInvalid)
 }
 
 /// A new connection, in the place of one that waits if there is no other.

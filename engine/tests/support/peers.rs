@@ -302,7 +302,7 @@ pub fn read_head(reader: &mut impl std::io::BufRead) -> Option<String> {
     Some(head)
 }
 
-fn request(reader: &mut impl std::io::BufRead) -> Option<String> {
+pub fn request(reader: &mut impl std::io::BufRead) -> Option<String> {
     let head = read_head(reader)?;
     let lower = head.to_lowercase();
     let field = |name: &str| {

@@ -40,13 +40,14 @@ $(VENV)/installed: $(VENV)/tools $(ENGINE_SOURCES) wasmlet.data/scripts/wasmlet
 
 .PHONY: registry
 registry:
-	@command -v docker-registry >/dev/null || $(MAKE) --no-print-directory install-registry
+	@command -v docker-registry >/dev/null && command -v skopeo >/dev/null || \
+	    $(MAKE) --no-print-directory install-registry
 
 .PHONY: install-registry
 install-registry:
-	@echo "installing Debian's docker-registry for the tests"
+	@echo "installing Debian's docker-registry and skopeo for the tests"
 	$(if $(filter 0,$(shell id -u)),,sudo) apt-get update -qq
-	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq docker-registry >/dev/null
+	$(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -qq docker-registry skopeo >/dev/null
 
 # Debian's containerd and runc for the Linux node of the tests, unpacked in the cache: nothing is installed or started.
 LINUX_NODE := $(CACHE)/linux-node

@@ -68,9 +68,18 @@ def docker_registry(
 
 
 @contextlib.contextmanager
-def second_registry() -> Iterator[str]:
-    """Run the registry of tests/second-registry until the context ends; its host:port. It speaks plain HTTP."""
-    with subprocess.Popen([_built()], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+def second_registry(certificates: Path | None = None) -> Iterator[str]:
+    """Run the registry of tests/second-registry until the context ends; its host:port.
+
+    Args:
+        certificates: A directory for them, when it is to speak TLS; `ca.pem` in it signs its certificate.
+    """
+    flags = list[str]()
+    if certificates is not None:
+        _write_certificates(certificates)
+        flags = [f"-certificate={certificates / 'server.pem'}", f"-key={certificates / 'server.key'}"]
+    command = [str(_built()), *flags]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
             yield process.stdout.readline().strip()

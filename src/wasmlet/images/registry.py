@@ -292,6 +292,8 @@ class Registry:
         async def act() -> None:
             async with self._open(begin, what=what) as response:
                 location = urljoin(str(response.url), response.headers.get("Location", ""))
+                if not location.startswith("https://") and response.url.scheme == "https":
+                    raise RetryableError(f"{reference.registry} wants {what} sent without TLS, which is not done")
             separator = "&" if "?" in location else "?"
             finish = _Call(
                 reference,
@@ -386,6 +388,11 @@ class Registry:
                 if response.status in call.success:
                     yield response
                     return
+                elsewhere = _elsewhere(response, endpoint)
+                if elsewhere:
+                    # Only the registry itself may ask for its logins, not whom it sends us to.
+                    place = f"{elsewhere}, where {registry} sends,"
+                    raise await failure_of(response, self._transport, what=what, registry=place, login=None)
                 if response.status != 401 or challenged:
                     raise await failure_of(response, self._transport, what=what, registry=registry, login=login)
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
@@ -416,6 +423,12 @@ class Registry:
             yield chunks
         if cut is not None:
             raise cut
+
+
+def _elsewhere(response: aiohttp.ClientResponse, endpoint: Endpoint) -> str:
+    """The host that answered in the place of the one that was to be asked; "" when it was that one."""
+    answered = urlsplit(str(response.url))
+    return "" if answered[:2] == urlsplit(endpoint.base)[:2] else answered.netloc
 
 
 def _reading(reference: Reference) -> Capability:

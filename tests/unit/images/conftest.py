@@ -52,6 +52,14 @@ def referrers_registry() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="session")
+def other_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningRegistry]:
+    """A second implementation, over TLS."""
+    certificates = tmp_path_factory.mktemp("registry")
+    with second_registry(certificates) as address:
+        yield RunningRegistry(address, certificates / "ca.pem", certificates, certificates)
+
+
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeRegistry]:
     async with FakeRegistry.running() as registry:

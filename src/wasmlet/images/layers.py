@@ -123,7 +123,7 @@ def apply(blob: IO[bytes], *, digest: str, diff_id: str, to: FileSystem, content
     Args:
         blob: The layer as it was downloaded: a tar archive, plain or compressed with gzip or zstd.
         digest: Of the blob.
-        diff_id: The digest of the archive in it, as the image's config has it.
+        diff_id: The digest of the archive in it, as the image's config has it; "" for whatever it is.
 
     Raises:
         UserError: The layer cannot be used; the file system is half done then.
@@ -146,14 +146,31 @@ def apply(blob: IO[bytes], *, digest: str, diff_id: str, to: FileSystem, content
     # A damaged blob explains whatever else went wrong, and only it can be helped.
     if failure is None or not isinstance(failure, _TooMuchError):
         raw.drain()
-        if raw.digest != digest:
-            raise RetryableError(
-                f"the store's copy of layer {digest} is damaged", hint="it is fetched again", reason=DAMAGED
-            )
-    if failure is None and archive.digest != diff_id:
+        _require(raw, digest)
+    if failure is None and diff_id and archive.digest != diff_id:
         failure = UserError(f"it unpacks to {archive.digest}, but the image's config says {diff_id}")
     if failure is not None:
         raise UserError(f"layer {digest} cannot be used: {failure.message}", hint=failure.hint)
+
+
+def add(blob: IO[bytes], *, digest: str, name: str, to: FileSystem, contents: Contents, account: Account) -> None:
+    """Take a blob as it is for a file called `name`; raises as `apply`."""
+    raw = _Hashing(blob)
+    size = os.fstat(blob.fileno()).st_size
+    account.bytes += size
+    if account.bytes > account.bounds.content_bytes:
+        raise _too_large(account.bounds)
+    to.begin_layer()
+    to.add_file(name, contents.add(io.BufferedReader(raw, MAX_READ_BYTES), size, executable=False, modified_ns=0))
+    raw.drain()
+    _require(raw, digest)
+
+
+def _require(raw: _Hashing, digest: str) -> None:
+    if raw.digest != digest:
+        raise RetryableError(
+            f"the store's copy of layer {digest} is damaged", hint="it is fetched again", reason=DAMAGED
+        )
 
 
 # --- members ----------------------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ _READ: Final = (
     "`wasmlet push` writes the first"
 )
 
+_DEFAULT_NAMES: Final = dict.fromkeys(WASM_LAYERS, "module.wasm")
 _MACHINE: Final = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 Layout = Literal["cncf", "krustlet"]
@@ -83,7 +84,8 @@ class Choice:
         module: The blob of the one Wasm layer; None when the program is one of the files.
         module_name: Its file's name by the title annotation, "" when there is none.
         layers: The layers of the root file system, lowest first.
-        diff_ids: The digests of their archives.
+        diff_ids: The digests of their archives; "" of one that nothing tells.
+        names: Of layers that are no archives: the name of the file that each is; "" of one that is an archive.
     """
 
     module: Descriptor | None
@@ -91,6 +93,7 @@ class Choice:
     config: ImageConfig
     layers: tuple[Descriptor, ...] = ()
     diff_ids: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
@@ -132,6 +135,33 @@ def choose(manifest: Manifest, config: bytes) -> Choice:
     return Choice(modules[0], _module_name(modules[0]), _config_of_module(config) if is_container else ImageConfig())
 
 
+def choose_files(manifest: Manifest, config: bytes) -> Choice:
+    """All that an image or artifact holds, as files: for a volume (contract 6.4), whatever platform it is for.
+
+    An archive becomes its content, another blob a file named by its title annotation.
+
+    Raises:
+        UserError: It holds nothing, or a blob has no name.
+    """
+    archives = [layer for layer in manifest.layers if _is_file_system(layer.media_type)]
+    diff_ids: dict[str, str] = {}
+    if manifest.config.media_type in CONTAINER_CONFIGS and len(archives) == len(manifest.layers):
+        named = configuration.parse(config).diff_ids(len(archives))
+        diff_ids = {layer.digest: diff_id for layer, diff_id in zip(archives, named, strict=True)}
+    names = []
+    for layer in manifest.layers:
+        name = "" if layer in archives else _module_name(layer) or _DEFAULT_NAMES.get(layer.media_type, "")
+        if layer not in archives and not name:
+            raise UserError(
+                f"a blob of type {shown(layer.media_type)} has no name", hint=f"give it an annotation {TITLE}"
+            )
+        names.append(name)
+    if not manifest.layers:
+        raise UserError("the image holds no files")
+    ids = tuple(diff_ids.get(layer.digest, "") for layer in manifest.layers)
+    return Choice(None, "", ImageConfig(), manifest.layers, ids, tuple(names))
+
+
 def _with_files(
     manifest: Manifest, config: ContainerConfig, files: tuple[Descriptor, ...], modules: list[Descriptor]
 ) -> Choice:
@@ -155,11 +185,14 @@ def _config_of_module(config: bytes) -> ImageConfig:
         return ImageConfig()
 
 
-def choose_platform(index: Index) -> Descriptor:
+def choose_platform(index: Index, *, for_files: bool = False) -> Descriptor:
     """The entry of an index that holds Wasm: os `wasi…` or architecture `wasm`, or the only entry if it says nothing.
 
     Else one for Linux, this machine's first: `docker build` without a platform calls images of Wasm so too, and
     `choose` sees by its config what it is.
+
+    Args:
+        for_files: Nothing is run: if there is no better one, the first entry will do.
 
     Raises:
         UserError: There is none of these; the message names the platforms.
@@ -179,6 +212,8 @@ def choose_platform(index: Index) -> Descriptor:
     linux.sort(key=lambda entry: entry.platform is not None and entry.platform.architecture != _MACHINE)
     if linux:
         return linux[0]
+    if for_files and entries:
+        return entries[0]
     platforms = shown_list([str(entry.platform or Platform()) for entry in entries])
     raise UserError(
         f"the image has no WebAssembly platform, only: {platforms}",

@@ -131,6 +131,7 @@ class _Wanted:
     reference: Reference
     logins: tuple[Credential, ...]
     demands: tuple[Demand, ...]
+    for_files: bool
 
 
 class Library:
@@ -169,10 +170,12 @@ class Library:
         account: Account | None = None,
         policy_file: Path | None = None,
         progress: Callable[[Progress], None] | None = None,
+        for_files: bool = False,
     ) -> tuple[Image, bool]:
         """The image, and whether it was downloaded for this call.
 
         Args:
+            for_files: Nothing of it is run: any image or artifact will do, and all that it holds is in its `tree`.
             pull_policy: `Always` asks the registry each time and downloads what changed; `IfNotPresent` asks when
                 the store does not have it; `Never` does not ask. A local file is always looked at afresh.
             credentials: All there are; those that fit the reference are tried in order.
@@ -189,6 +192,8 @@ class Library:
         with _about("pull", f"image {parsed}", for_pod=True):
             demands = await self._trust.demands(parsed, policy_file)
             if isinstance(parsed, LocalFile):
+                if for_files:
+                    raise UserError("a file cannot be a volume", hint="use a hostPath", reason="InvalidImageName")
                 image = await self._local_image(parsed)
                 await self._trust.check(parsed, (image.digest,), demands)
                 return image, False
@@ -197,10 +202,10 @@ class Library:
                 if content is not None and await self._may_use(parsed, content.entry, credentials, account):
                     logins = await self._logins(parsed, credentials, account) if demands else ()
                     await self._trust.check(parsed, _digests(content), demands, logins)
-                    return await self._image(parsed, content), False
+                    return await self._image(parsed, content, for_files), False
                 if pull_policy == "Never":
                     raise _never_pulled(parsed, is_here=content is not None)
-            wanted = _Wanted(parsed, await self._logins(parsed, credentials, account), demands)
+            wanted = _Wanted(parsed, await self._logins(parsed, credentials, account), demands, for_files)
             return await self._pulls.join(
                 wanted,
                 lambda flight: self._pull_expected(wanted, flight),
@@ -280,7 +285,7 @@ class Library:
 
     def remove_unused_trees(self) -> int:
         """Remove the unpacked files of images that are gone, which no container needs; how many bytes that frees."""
-        return self._trees.keep_only({chain for entry in self._store.entries() if (chain := self._chain(entry))})
+        return self._trees.keep_only({chain for entry in self._store.entries() for chain in self._chains(entry)})
 
     async def lay(self, image: Image, destination: Path, *, writable: bool) -> None:
         """Fill the empty directory `destination` with the files of an image that has a `tree`.
@@ -390,8 +395,8 @@ class Library:
         except (OSError, NotRegularError):
             return False
 
-    async def _image(self, reference: Reference, content: Content) -> Image:
-        choice = layouts.choose(content.manifest, content.config)
+    async def _image(self, reference: Reference, content: Content, for_files: bool) -> Image:
+        choice = _choose(content.manifest, content.config, for_files)
         tree = await self._trees.of_image(choice, self._store.path, what=f"image {reference}")
         module = choice.module
         named = choice.module_name or f"{posixpath.basename(reference.repository)}.wasm"
@@ -426,7 +431,7 @@ class Library:
                     proved = Access().proved(registry.let_in(reference, wanted.logins))
                     await in_thread(self._store.grant, content.entry, proved)
                     await self._trust.check(reference, _digests(content), wanted.demands, wanted.logins)
-                    return await self._image(reference, content), False
+                    return await self._image(reference, content, wanted.for_files), False
             for _ in range(_STORE_ATTEMPTS - 1):
                 with contextlib.suppress(MissingBlobError):
                     return await self._download(wanted, flight), True
@@ -437,14 +442,14 @@ class Library:
         registry = await self._connected()
         resolved = await registry.fetch_manifest(reference, logins)
         proved = Access().proved(registry.let_in(reference, logins))
-        fetched, manifest = await self._choose_platform(reference, resolved, logins)
+        fetched, manifest = await self._choose_platform(wanted, resolved)
         # Before its first blob: what nobody vouches for does not even come here.
         await self._trust.check(reference, (resolved.digest, fetched.digest), wanted.demands, logins)
         if manifest.config.size > MAX_MANIFEST_BYTES:
             raise UserError(f"the config of image {reference} is longer than {MAX_MANIFEST_BYTES} bytes")
         await self._fetch(wanted, manifest.config, lambda _: None)
         config = await in_thread(self._store.read, manifest.config)
-        choice = layouts.choose(manifest, config)
+        choice = _choose(manifest, config, wanted.for_files)
         self._check_size(reference, choice)
         total, done = sum(blob.size for blob in choice.blobs), 0
 
@@ -460,7 +465,7 @@ class Library:
         entry = Entry(str(reference), descriptor, resolved.digest, access=proved)
         await in_thread(self._store.add, descriptor, fetched.content)
         await in_thread(self._store.put, entry)
-        return await self._image(reference, Content(entry, manifest, config))
+        return await self._image(reference, Content(entry, manifest, config), wanted.for_files)
 
     def _check_size(self, reference: Reference, choice: Choice) -> None:
         limit = self._settings.max_module_bytes
@@ -472,19 +477,18 @@ class Library:
         if size > limit:
             raise UserError(f"the layers of image {reference} have {size} bytes, more than this node takes ({limit})")
 
-    async def _choose_platform(
-        self, reference: Reference, resolved: Fetched, logins: Sequence[Credential]
-    ) -> tuple[Fetched, Manifest]:
+    async def _choose_platform(self, wanted: _Wanted, resolved: Fetched) -> tuple[Fetched, Manifest]:
         """The manifest itself, or the one for Wasm in an index."""
         manifest = parse(resolved.content, resolved.media_type)
         if isinstance(manifest, Manifest):
             return resolved, manifest
-        chosen = layouts.choose_platform(manifest)
+        chosen = layouts.choose_platform(manifest, for_files=wanted.for_files)
         registry = await self._connected()
-        fetched = await registry.fetch_manifest(reference, logins, digest=chosen.digest)
+        fetched = await registry.fetch_manifest(wanted.reference, wanted.logins, digest=chosen.digest)
         manifest = parse(fetched.content, fetched.media_type)
         if not isinstance(manifest, Manifest):
-            raise UserError(f"image {reference} is an index of indexes ({INDEX_TYPES[0]}), which wasmlet does not read")
+            kind = f"an index of indexes ({INDEX_TYPES[0]})"
+            raise UserError(f"image {wanted.reference} is {kind}, which wasmlet does not read")
         return fetched, manifest
 
     async def _fetch(self, wanted: _Wanted, blob: Descriptor, received: Callable[[int], None]) -> None:
@@ -531,18 +535,21 @@ class Library:
         )
 
     def _size_bytes(self, entry: Entry) -> int:
-        chain = self._chain(entry)
-        return self._store.size_bytes(entry) + (self._trees.size_bytes(chain) if chain else 0)
+        return self._store.size_bytes(entry) + sum(map(self._trees.size_bytes, self._chains(entry)))
 
-    def _chain(self, entry: Entry) -> str:
-        """The name of the image's tree; "" when it has none, or is not complete."""
-        content = self._store.find(entry.name)
+    def _chains(self, entry: Entry) -> set[str]:
+        """The names of the trees that an image may have: as a container's root, and as a volume."""
+        content, chains = self._store.find(entry.name), set[str]()
         if content is None:
-            return ""
-        try:
-            return chain_of(layouts.choose(content.manifest, content.config))
-        except UserError:
-            return ""  # another tool's, of a kind that we do not read
+            return chains
+        for for_files in (False, True):
+            with contextlib.suppress(UserError):  # another tool's, of a kind that we do not read
+                chains.add(chain_of(_choose(content.manifest, content.config, for_files)))
+        return chains - {""}
+
+
+def _choose(manifest: Manifest, config: bytes, for_files: bool) -> Choice:
+    return layouts.choose_files(manifest, config) if for_files else layouts.choose(manifest, config)
 
 
 def _digests(content: Content) -> tuple[str, str]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import itertools
 import posixpath
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from wasmlet.base.errors import GuestError, NotFoundError, UserError
+from wasmlet.base.files import write_atomically
+from wasmlet.images.entry_points import with_entry_point
 from wasmlet.images.filesystem import File
 from wasmlet.images.layouts import detect_binary
-from wasmlet.images.manifest import shown, shown_list
+from wasmlet.images.manifest import digest_of, shown, shown_list
 from wasmlet.images.trees import Tree
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -63,6 +65,18 @@ def find(tree: Tree, word: str, *, search: str, working_directory: str) -> Progr
         except UserError as error:
             raise GuestError(f"{shown(path)} cannot be run: {error.message}", reason="NotWasm") from error
     return Program(module, file.digest, posixpath.basename(path), file.size_bytes, function)
+
+
+def with_function(program: Program, place: Path) -> Program:
+    """The same module with the program's function as what is run, written to `place`.
+
+    Raises:
+        GuestError: The module has no such function, or is a component.
+        OSError: The disk says no.
+    """
+    content = with_entry_point(program.module.read_bytes(), program.function)
+    write_atomically(place, content)
+    return replace(program, module=place, digest=digest_of(content))
 
 
 def _found(tree: Tree, word: str, search: str, working_directory: str) -> tuple[str, File, str]:

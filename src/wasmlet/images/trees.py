@@ -32,7 +32,7 @@ from wasmlet.images.filesystem import FileSystem
 from wasmlet.images.layers import DAMAGED, Bounds
 from wasmlet.images.laying import DamagedTreeError, lay
 from wasmlet.images.layouts import Choice
-from wasmlet.images.manifest import shown
+from wasmlet.images.manifest import digest_of, shown
 from wasmlet.images.threads import in_thread
 from wasmlet.images.unpacking import Answer, Inventory, LayerBlob, Task
 
@@ -80,9 +80,10 @@ class Trees:
         """
         if not choice.layers:
             return None
+        names = choice.names or ("",) * len(choice.layers)
         layers = tuple(
-            LayerBlob(str(blob_path(layer.digest)), layer.digest, diff_id)
-            for layer, diff_id in zip(choice.layers, choice.diff_ids, strict=True)
+            LayerBlob(str(blob_path(layer.digest)), layer.digest, diff_id, name)
+            for layer, diff_id, name in zip(choice.layers, choice.diff_ids, names, strict=True)
         )
         try:
             return await self.ensure(chain_of(choice), layers, what=what)
@@ -218,8 +219,15 @@ class Trees:
 
 
 def chain_of(choice: Choice) -> str:
-    """The name of an image's tree; "" when it has no layers of files."""
-    return chain_id(choice.diff_ids) if choice.layers else ""
+    """The name of an image's tree; "" when it has no layers of files.
+
+    It is the image's ChainID where the digests of all archives are known; else one of our own from the blobs.
+    """
+    if not choice.layers or all(choice.diff_ids):
+        return chain_id(choice.diff_ids) if choice.layers else ""
+    names = choice.names or ("",) * len(choice.layers)
+    parts = [f"{layer.digest} {name}" for layer, name in zip(choice.layers, names, strict=True)]
+    return chain_id([digest_of(part.encode()) for part in parts])
 
 
 def _lay(tree: Tree, destination: Path, writable: bool) -> None:

@@ -27,7 +27,7 @@ import msgspec
 from wasmlet.base import beneath
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.images.filesystem import Directory, FileSystem
-from wasmlet.images.layers import Account, Bounds, Contents, apply
+from wasmlet.images.layers import Account, Bounds, Contents, add, apply
 
 FILES: Final = "files"
 INVENTORY: Final = "tree.json"
@@ -38,11 +38,18 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 class LayerBlob(msgspec.Struct, frozen=True):
-    """A layer in the store: where its blob lies, the blob's digest, and that of the archive in it."""
+    """A layer in the store.
+
+    Attributes:
+        path: Where its blob lies.
+        diff_id: The digest of the archive in it; "" where nothing says it (artifacts have no config).
+        name: The blob is a file of this name, and no archive; "" when it is one.
+    """
 
     path: str
     digest: str
-    diff_id: str
+    diff_id: str = ""
+    name: str = ""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -100,7 +107,10 @@ def unpack(task: Task) -> Inventory:
         tree, contents = FileSystem(), Contents(place / FILES)
         for layer in task.layers:
             with open(layer.path, "rb", buffering=0) as blob:
-                apply(blob, digest=layer.digest, diff_id=layer.diff_id, to=tree, contents=contents, account=account)
+                if layer.name:
+                    add(blob, digest=layer.digest, name=layer.name, to=tree, contents=contents, account=account)
+                else:
+                    apply(blob, digest=layer.digest, diff_id=layer.diff_id, to=tree, contents=contents, account=account)
         sizes = {file.number: file.size_bytes for _, file in tree.files()}
         contents.keep_only(set(sizes))
         inventory = Inventory(task.chain, tree.root, len(sizes), sum(sizes.values()), tuple(account.left_out))

@@ -97,6 +97,7 @@ class Failure(Fact):
     `stage` is "image", "config", "create", "network" or "volumes"; `shown` and `message` are the waiting reason and
     message that the status gives; `error` is what went wrong, whatever the status makes of it later; `cause`
     is the error's own reason (`MissingImport`) and `fault` its owner. `not_found`: an image or object is not there.
+    `image`: the one that a volume is of, "" when it is the container's own.
     """
 
     stage: str
@@ -109,6 +110,7 @@ class Failure(Fact):
     retry_at: float
     error: str = ""
     not_found: bool = False
+    image: str = ""
 
 
 class ContainerFacts(Fact):

@@ -7,6 +7,7 @@ word names the module, as it names the program of any container (contract 6.1).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from wasmlet.base.errors import UserError
 from wasmlet.images import programs
@@ -16,6 +17,9 @@ from wasmlet.kube.types import Container
 from wasmlet.pods.environment import Command, Environment, Text
 
 __all__ = ["arguments", "program"]
+
+MODULE = "module.wasm"
+"""In the attempt's directory, beside its root: no guest sees it."""
 
 
 def arguments(container: Container, command: Command, image: Image) -> list[Text]:
@@ -33,19 +37,29 @@ def arguments(container: Container, command: Command, image: Image) -> list[Text
     return words
 
 
-def program(image: Image, words: Sequence[Text], environment: Environment, *, working_directory: str) -> Program:
-    """The module to run, and the function in it.
+def program(
+    image: Image, words: Sequence[Text], environment: Environment, *, working_directory: str, attempt: Path
+) -> Program:
+    """The module to run.
+
+    Args:
+        attempt: Where a module is written of which another function than the usual one is to be called.
 
     Raises:
         NotFoundError: The image's files have no such program.
-        GuestError: It is no WebAssembly.
+        GuestError: It is no WebAssembly, or has no such function.
+        OSError: The disk says no.
     """
     first = words[0].value
     if image.module_name or image.tree is None:
-        function = _function(image)
-        return Program(image.module, image.digest, image.module_name, image.size_bytes, function)
-    search = next((each.value for each in environment.variables if each.name == "PATH"), "")
-    return programs.find(image.tree, first, search=search, working_directory=working_directory)
+        found = Program(image.module, image.digest, image.module_name, image.size_bytes, _function(image))
+    else:
+        search = next((each.value for each in environment.variables if each.name == "PATH"), "")
+        found = programs.find(image.tree, first, search=search, working_directory=working_directory)
+    if not found.function:
+        return found
+    attempt.mkdir(mode=0o750, parents=True, exist_ok=True)
+    return programs.with_function(found, attempt / MODULE)
 
 
 def _function(image: Image) -> str:

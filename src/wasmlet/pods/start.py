@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from wasmlet.base import beneath, clock, quantity
 from wasmlet.base.errors import Fault, GuestError, NotFoundError, WasmletError
@@ -24,7 +24,19 @@ from wasmlet.images.library import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
-from wasmlet.pods import demands, environment, facts, hosts, network, plan, pools, programs, restarts, serving
+from wasmlet.pods import (
+    demands,
+    environment,
+    facts,
+    hosts,
+    image_volumes,
+    network,
+    plan,
+    pools,
+    programs,
+    restarts,
+    serving,
+)
 from wasmlet.pods.accounts import Progress
 from wasmlet.pods.facts import Attempt, Directory, Failure
 from wasmlet.pods.handlers import ISOLATED
@@ -78,12 +90,13 @@ class _Plan:
 
 
 class _StageError(Exception):
-    """An error, and the stage of the start in which it came."""
+    """An error, the stage of the start in which it came, and the image of a volume that it is about."""
 
-    def __init__(self, stage: str, error: WasmletError) -> None:
+    def __init__(self, stage: str, error: WasmletError, *, image: str = "") -> None:
         super().__init__(str(error))
         self.stage = stage
         self.error = error
+        self.image = image
 
 
 class Starter:
@@ -136,11 +149,15 @@ class Starter:
     async def _prepare(self, container: Container, number: int) -> _Plan:
         with _stage("config"):
             demands.check(self._worker.bundle.pod, container)
-            for volume in self._worker.bundle.pod.spec.volumes:
+            for volume in image_volumes.others(self._worker.bundle.pod):
                 if volume.name not in self._volumes:  # an earlier agent made it; the worker keeps it up to date
                     await self.set_up_volume(volume)
+        for volume in image_volumes.mounted(self._worker.bundle.pod, container):
+            assert volume.image is not None
+            with _stage("image", image=volume.image.reference):
+                self._volumes[volume.name] = await self._image_volume(container, volume)
         with _stage("image"):
-            image = await self._image(container)
+            image = await self._image(container, container.image, pull_policy(container))
         with _stage("config"):
             variables = await self._environment(container, image)
             command = environment.build_command(
@@ -151,7 +168,10 @@ class Starter:
             )
         with _stage("create"):
             words = programs.arguments(container, command, image)
-            program = await asyncio.to_thread(programs.program, image, words, variables, working_directory=working_dir)
+            program = await asyncio.to_thread(
+                programs.program, image, words, variables,
+                working_directory=working_dir, attempt=self._worker.places.attempt(container.name, number),
+            )  # fmt: skip
             compatibility, compiled = await self._compile(container, program)
             await self._lay(container, number, image)
             made = await asyncio.to_thread(self._root, container, number, variables, working_dir)
@@ -166,33 +186,44 @@ class Starter:
             compiled={compatibility: compiled},
         )
 
-    async def _image(self, container: Container) -> Image:
+    async def _image_volume(self, container: Container, volume: Volume) -> HostVolume:
+        assert volume.image is not None
+        reference, policy = volume.image.reference, pull_policy_of(volume.image.reference, volume.image.pull_policy)
+        image = await self._image(container, reference, policy, for_files=True)
+        return await image_volumes.set_up(
+            self._rooms.library, image, name=volume.name, pod_directory=self._worker.places.pod
+        )
+
+    async def _image(
+        self, container: Container, reference: str, policy: library.PullPolicy, *, for_files: bool = False
+    ) -> Image:
         started, told = self._rooms.clock(), list[str]()
 
         def progress(each: library.Progress) -> None:
             if not told:
-                told.append(f'Pulling image "{container.image}"')
+                told.append(f'Pulling image "{reference}"')
                 self._worker.tell("Normal", "Pulling", told[0], container=container.name)
             news = Progress(
-                container=container.name, stage="pull", subject=container.image,
+                container=container.name, stage="pull", subject=reference,
                 done_bytes=each.received_bytes, total_bytes=each.total_bytes,
             )  # fmt: skip
             self._rooms.listener.progress(self._worker.bundle.uid, news)
 
         image, pulled = await self._rooms.library.ensure(
-            container.image,
-            pull_policy=pull_policy(container),
+            reference,
+            pull_policy=policy,
             credentials=[*await self._pull_secrets(), *self._rooms.credentials()],
             account=self._rooms.account(self._worker.bundle.pod),
             policy_file=Path(own) if (own := self._worker.bundle.image_policy) else None,
             progress=progress,
+            for_files=for_files,
         )
         if pulled:
             seconds = self._rooms.clock() - started
-            text = f'Successfully pulled image "{container.image}" in {seconds:.3f}s. '
+            text = f'Successfully pulled image "{reference}" in {seconds:.3f}s. '
             text += f"Image size: {image.size_bytes} bytes."
         else:
-            text = f'Container image "{container.image}" already present on machine and can be accessed by the pod'
+            text = f'Container image "{reference}" already present on machine and can be accessed by the pod'
         self._worker.tell("Normal", "Pulled", text, container=container.name)
         return image
 
@@ -281,15 +312,12 @@ class Starter:
     ) -> root.ContainerRoot:
         attempt = self._worker.places.attempt(container.name, number)
         attempt.mkdir(mode=0o750, parents=True, exist_ok=True)
-        mounts = [
-            GuestMount(
-                guest_path=each.mount_path,
-                volume=self._volumes[each.name],
-                sub_path=environment.expand_sub_path(each, variables),
-                read_only=each.read_only,
-            )
-            for each in container.volume_mounts
-        ]
+        mounts = []
+        volumes = {volume.name: volume for volume in self._worker.bundle.pod.spec.volumes}
+        for each in container.volume_mounts:
+            host, sub_path = self._volumes[each.name], environment.expand_sub_path(each, variables)
+            image_volumes.check_sub_path(volumes[each.name], host, sub_path)
+            mounts.append(GuestMount(each.mount_path, host, sub_path, each.read_only))
         return root.build_root(
             attempt,
             mounts=mounts,
@@ -433,11 +461,11 @@ class Starter:
         return Failure(
             stage=stage, shown=shown, message=str(error), error=str(error), cause=error.reason, fault=error.fault.value,
             not_found=failed.stage == "image" and isinstance(error, NotFoundError),
-            at=now, count=1 + (before.count if before else 0), retry_at=now + delay,
+            at=now, count=1 + (before.count if before else 0), retry_at=now + delay, image=failed.image,
         )  # fmt: skip
 
     def _tell_failure(self, container: Container, failure: Failure) -> None:
-        texts = [f'Failed to pull image "{container.image}": {failure.message}']
+        texts = [f'Failed to pull image "{failure.image or container.image}": {failure.message}']
         if failure.shown == policy.REASON:
             texts.append(f"Error: {failure.shown}")  # both, as a kubelet (contract section 12)
         elif failure.shown != "ErrImagePull":
@@ -447,17 +475,17 @@ class Starter:
 
 
 @contextlib.contextmanager
-def _stage(name: str) -> Iterator[None]:
-    """Give errors of the stage its name; errors of the disk become ours."""
+def _stage(name: str, *, image: str = "") -> Iterator[None]:
+    """Give errors of the stage its name, and the image of a volume; errors of the disk become ours."""
     try:
         yield
     except GuestError as error:
         raise _StageError("create", error) from error
     except WasmletError as error:
-        raise _StageError(name, error) from error
+        raise _StageError(name, error, image=image) from error
     except OSError as error:
         about = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-        raise _StageError(name, WasmletError(about, hint="see to the node's disk")) from error
+        raise _StageError(name, WasmletError(about, hint="see to the node's disk"), image=image) from error
 
 
 @contextlib.contextmanager
@@ -491,13 +519,18 @@ def _millicores(cpu: quantity.Quantity) -> int | None:
     return quantity.ceil_divided(cpu, "1m") or None
 
 
-def pull_policy(container: Container) -> Literal["Always", "IfNotPresent", "Never"]:
-    """The container's policy, or Kubernetes' default: Always for the tag latest or none (contract section 9)."""
-    if container.image_pull_policy == "Always":
+def pull_policy(container: Container) -> library.PullPolicy:
+    """The container's policy, or Kubernetes' default."""
+    return pull_policy_of(container.image, container.image_pull_policy)
+
+
+def pull_policy_of(reference: str, policy: str) -> library.PullPolicy:
+    """The policy that is given, or Kubernetes' default: Always for the tag latest or none (contract section 9)."""
+    if policy == "Always":
         return "Always"
-    if container.image_pull_policy == "Never":
+    if policy == "Never":
         return "Never"
-    if container.image_pull_policy == "IfNotPresent" or "@" in container.image:
+    if policy == "IfNotPresent" or "@" in reference:
         return "IfNotPresent"
-    tag = container.image.rpartition("/")[2].partition(":")[2]
+    tag = reference.rpartition("/")[2].partition(":")[2]
     return "Always" if tag in ("", "latest") else "IfNotPresent"

@@ -22,7 +22,7 @@ from wasmlet.base.files import read_if_present
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
 from wasmlet.pods import bundle as bundles
-from wasmlet.pods import facts, plan, requests, restarts, status, stops
+from wasmlet.pods import facts, image_volumes, plan, requests, restarts, status, stops
 from wasmlet.pods.accounts import News
 from wasmlet.pods.admission import Neighbour
 from wasmlet.pods.bundle import Bundle, Places
@@ -348,7 +348,7 @@ class Worker:
         """Logs and volumes side by side: a token or a ConfigMap may have to come from the API server."""
         try:
             async with asyncio.TaskGroup() as group:
-                for volume in self.bundle.pod.spec.volumes:
+                for volume in image_volumes.others(self.bundle.pod):
                     group.create_task(self._starter.set_up_volume(volume), name=f"volume {volume.name}")
                 await asyncio.to_thread(self._make_log_directories)
         except* (WasmletError, OSError) as errors:
@@ -383,7 +383,7 @@ class Worker:
         failure = self.facts.container(name).failure
         assert failure is not None
         failure.shown = "ImagePullBackOff"
-        image = self.container(name).image
+        image = failure.image or self.container(name).image
         failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.error}'
         self.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container=name)
 

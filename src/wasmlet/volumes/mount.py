@@ -34,7 +34,6 @@ UNSUPPORTED = {
     "ephemeral": ("ephemeral", "use emptyDir, or another node for this pod"),
     "nfs": ("nfs", "mount it on the node and use hostPath"),
     "iscsi": ("iscsi", "mount it on the node and use hostPath"),
-    "image": ("image", "put the files into the container's own image"),
 }
 """Field of `Volume` → its name in a manifest and what to do instead."""
 
@@ -181,5 +180,5 @@ def _unsupported(volume: Volume) -> UserError:
             return UserError(f'volume "{volume.name}" of kind {name} is not supported by wasmlet', hint=hint)
     return UserError(
         f'volume "{volume.name}" has no source, or one of a kind wasmlet does not know',
-        hint="use configMap, secret, projected, downwardAPI, emptyDir or hostPath",
+        hint="use configMap, secret, projected, downwardAPI, emptyDir, hostPath or image",
     )

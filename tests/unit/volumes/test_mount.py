@@ -344,7 +344,7 @@ async def test_host_paths_of_another_kind_are_refused(tmp_path: Path, path: str,
     ("source", "kind"),
     [
         ({"persistentVolumeClaim": {"claimName": "x"}}, "persistentVolumeClaim"), ({"csi": {}}, "csi"),
-        ({"nfs": {}}, "nfs"), ({"image": {}}, "image"), ({"ephemeral": {}}, "ephemeral"), ({"iscsi": {}}, "iscsi"),
+        ({"nfs": {}}, "nfs"), ({"ephemeral": {}}, "ephemeral"), ({"iscsi": {}}, "iscsi"),
         ({}, "no source"), ({"glusterfs": {}}, "no source"),
     ],
 )  # fmt: skip

@@ -105,9 +105,14 @@ def walk(session: Session) -> int:
     session.show("kubectl", "get", "nodes", "-o", "wide")
     failed = 0
     for demo in sorted(path.parent for path in DEMOS.glob("*/pod.yaml")):
+        if (demo / "Dockerfile").exists():
+            build = [sys.executable, str(DEMOS / "image.py"), str(demo), f"localhost/{demo.name}:1"]
+            archive = subprocess.run(build, stdout=subprocess.PIPE, check=True).stdout
+            (session.folder / f"{demo.name}.tar").write_bytes(archive)
+            session.show("wasmlet", "load", "--input", f"{demo.name}.tar")
         pod, images = prepare(session, demo)
-        for file, image in images.items():
-            session.show("wasmlet", "push", str(demo / file), image)
+        for file, name in images.items():
+            session.show("wasmlet", "push", str(demo / file), name)
         session.show("kubectl", "apply", "-f", f"{demo.name}.yaml")
         wanted = demo / ("ends.txt" if (demo / "ends.txt").exists() else "expected.txt")
         if look(session, demo, pod) != wanted.read_text():
@@ -161,11 +166,14 @@ def prepare(session: Session, demo: Path) -> tuple[str, dict[str, str]]:
     """
     manifest = (demo / "pod.yaml").read_text()
     files = re.findall(r"file:(\S+\.wasm)", manifest)
+    if not files and (demo / "Dockerfile").exists():
+        (session.folder / f"{demo.name}.yaml").write_text(manifest)
+        return demo.name, {}
     if not files:
         raise DemoError(f"{demo / 'pod.yaml'} names no file: image")
     images = {file: f"{session.registry}/{Path(file).stem}:1" for file in files}
-    for file, image in images.items():
-        manifest = manifest.replace(f"file:{file}", image)
+    for file, name in images.items():
+        manifest = manifest.replace(f"file:{file}", name)
     (session.folder / f"{demo.name}.yaml").write_text(manifest)
     return Path(files[0]).stem, images
 

@@ -1,8 +1,9 @@
 """Runs every demo and compares what it prints with its expected.txt: `python demos/run.py WASMLET`.
 
 A demo with a request.txt serves HTTP: it is asked for that path, and its answer is compared. Of a demo with an ends.txt
-the exit code and the reason of each container are compared instead: it breaks on purpose. A demo with a run.py of its
-own is more than a manifest: that script shows it.
+the exit code and the reason of each container are compared instead: it breaks on purpose. Of one with a Dockerfile an
+image is built first, and taken into the local store. A demo with a run.py of its own is more than a manifest: that
+script shows it.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ def main(wasmlet: str) -> int:
 def run(wasmlet: str, manifest: Path) -> str:
     """What a demo prints, answers or ends as; a line that says so when its exit status is not 0."""
     command = [wasmlet, "run", str(manifest)]
+    if (manifest.parent / "Dockerfile").exists():
+        build = [sys.executable, str(DEMOS / "image.py"), str(manifest.parent), f"localhost/{manifest.parent.name}:1"]
+        archive = subprocess.run(build, stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run([wasmlet, "load"], input=archive, stdout=subprocess.DEVNULL, check=True)
     request = manifest.parent / "request.txt"
     if (manifest.parent / "ends.txt").exists():
         return ended(wasmlet, command)

@@ -56,6 +56,20 @@ def test_server_answers_what_it_should(request_file: Path, wasmlet: Wasmlet) -> 
     )
 
 
+def test_an_image_built_from_a_dockerfile_runs(wasmlet: Wasmlet, tmp_path: Path) -> None:
+    demo = DEMOS / "image-of-files"
+    name = "localhost/image-of-files:1"
+    archive = subprocess.run(
+        [sys.executable, str(DEMOS / "image.py"), str(demo), name], stdout=subprocess.PIPE, check=True
+    ).stdout
+    (tmp_path / "image.tar").write_bytes(archive)
+    assert wasmlet("load", "--input", tmp_path / "image.tar").stdout.decode() == f"{name}\n"
+    for _ in range(2):  # what the first one wrote was its own
+        assert wasmlet("run", demo / "pod.yaml").stdout.decode() == (demo / "expected.txt").read_text()
+    assert name in wasmlet("images").stdout.decode()
+    assert wasmlet("rmi", name).returncode == 0
+
+
 def test_one_pipe_for_both_streams_keeps_their_order(wasmlet: Wasmlet) -> None:
     demo = DEMOS / "hello-world-c"
     with subprocess.Popen(

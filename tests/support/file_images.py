@@ -12,8 +12,9 @@ from typing import Any, Final
 
 from backports import zstd
 
+from wasmlet.images.entries import Entry
 from wasmlet.images.manifest import OCI_MANIFEST, Descriptor, digest_of
-from wasmlet.images.store import Entry, Store
+from wasmlet.images.store import Store
 
 CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 TAR: Final = "application/vnd.oci.image.layer.v1.tar"

@@ -18,6 +18,7 @@ import msgspec
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.images import layouts
+from wasmlet.images.entries import REFERENCE_NAME, Entry
 from wasmlet.images.manifest import (
     INDEX_TYPES,
     MAX_MANIFEST_BYTES,
@@ -28,7 +29,7 @@ from wasmlet.images.manifest import (
     parse,
 )
 from wasmlet.images.reference import parse_remote
-from wasmlet.images.store import REFERENCE_NAME, Entry, Store
+from wasmlet.images.store import Store
 
 __all__ = ["load", "save"]
 

@@ -18,6 +18,7 @@ from wasmlet.images.collection import Disk
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
 from wasmlet.images.digests import Digests, Identity, NotRegularError
+from wasmlet.images.entries import Entry
 from wasmlet.images.ingest import Ingest, translated
 from wasmlet.images.layers import Bounds
 from wasmlet.images.layouts import Choice, Interfaces, Layout, WasiOs
@@ -36,7 +37,7 @@ from wasmlet.images.reference import LocalFile, Reference, parse_remote
 from wasmlet.images.reference import parse as parse_reference
 from wasmlet.images.settings import Settings
 from wasmlet.images.sources import Account, Source
-from wasmlet.images.store import Content, Entry, MissingBlobError, Store
+from wasmlet.images.store import Content, MissingBlobError, Store
 from wasmlet.images.threads import in_thread
 from wasmlet.images.trees import Tree, Trees, chain_of
 from wasmlet.images.trust import Trust

@@ -17,17 +17,18 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import aiohttp
 from yarl import URL
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.images.authentication import Authenticator, Scope, parse_challenges
+from wasmlet.images.calls import Call, elsewhere, reading
 from wasmlet.images.credentials import Credential
 from wasmlet.images.endpoints import Endpoints
 from wasmlet.images.failures import RefusedError, failure_of, login_refused
-from wasmlet.images.hosts import Capability, Endpoint
+from wasmlet.images.hosts import Endpoint
 from wasmlet.images.manifest import (
     INDEX_TYPES,
     MANIFEST_TYPES,
@@ -44,9 +45,7 @@ from wasmlet.images.transport import (
     READ_SIZE,
     PassingError,
     Progress,
-    Request,
     Transport,
-    Upload,
 )
 
 WRITE_SIZE: Final = 1 << 20  # per hop to a thread: hashing and writing 1 MiB takes about 1 ms, the hop 0.1 ms
@@ -97,45 +96,6 @@ class Page:
     next_path: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """What to ask of a repository; the URL may be another one for uploads."""
-
-    reference: Reference
-    logins: Sequence[Credential]
-    actions: str
-    method: str
-    path: str
-    capability: Capability = "pull"
-    accept: str = "*/*"
-    content_type: str = ""
-    range_from: int = 0
-    upload: Upload | None = None
-    size_bytes: int = 0
-    success: tuple[int, ...] = (200,)
-
-    def request(self, endpoint: Endpoint, authorization: str | None) -> Request:
-        headers = {"Accept": self.accept}
-        if self.content_type:
-            headers["Content-Type"] = self.content_type
-        if self.range_from:
-            headers["Range"] = f"bytes={self.range_from}-"
-        url = urljoin(f"{endpoint.base}/{self.reference.repository}/", self.path)
-        if endpoint.mirrors:
-            url += f"?ns={endpoint.mirrors}"  # containerd's way to tell a mirror of many registries which one is meant
-        is_own = urlsplit(url)[:2] == urlsplit(endpoint.base)[:2]  # uploads may be sent elsewhere
-        return Request(
-            self.method,
-            url,
-            headers,
-            authorization if is_own else None,
-            self.upload,
-            self.size_bytes,
-            tls=endpoint.tls if is_own else endpoint.tls.for_others(),
-            private=endpoint.headers if is_own else {},
-        )
-
-
 class Registry:
     """A client of every registry. Make it anywhere, use it on one event loop, close it there."""
 
@@ -156,9 +116,9 @@ class Registry:
 
     async def resolve(self, reference: Reference, logins: Sequence[Credential] = ()) -> str:
         """The digest that the registry has for the reference now."""
-        call = _Call(
+        call = Call(
             reference, logins, _PULL, "HEAD", f"manifests/{reference.selector}",
-            capability=_reading(reference), accept=_ACCEPT,
+            capability=reading(reference), accept=_ACCEPT,
         )  # fmt: skip
 
         async def act() -> str:
@@ -175,7 +135,7 @@ class Registry:
     ) -> Fetched:
         """The manifest of the reference, or that of `digest` in its repository; at most 4 MiB."""
         expected = digest or reference.digest
-        call = _Call(
+        call = Call(
             reference, logins, _PULL, "GET", f"manifests/{expected or reference.selector}",
             capability="pull" if expected else "resolve", accept=_ACCEPT,
         )  # fmt: skip
@@ -199,7 +159,7 @@ class Registry:
     async def fetch_list(self, reference: Reference, path: str, logins: Sequence[Credential] = ()) -> Page:
         """A list below the reference's repository, at most 4 MiB of it: `referrers/{digest}`, or a `next_path`."""
         what = f"what belongs to image {reference}"
-        call = _Call(reference, logins, _PULL, "GET", path, accept=OCI_INDEX)
+        call = Call(reference, logins, _PULL, "GET", path, accept=OCI_INDEX)
 
         async def act() -> Page:
             async with self._open(call, what=what) as response:
@@ -230,7 +190,7 @@ class Registry:
 
         async def act() -> None:
             nonlocal count
-            call = _Call(
+            call = Call(
                 reference, logins, _PULL, "GET", f"blobs/{blob.digest}", range_from=count, success=(200, 206, 416)
             )
             async with (
@@ -258,7 +218,7 @@ class Registry:
 
     async def has_blob(self, reference: Reference, digest: str, logins: Sequence[Credential] = ()) -> bool:
         """Whether the repository has the blob, asked with the right to push."""
-        call = _Call(reference, logins, _PUSH, "HEAD", f"blobs/{digest}", capability="push")
+        call = Call(reference, logins, _PUSH, "HEAD", f"blobs/{digest}", capability="push")
 
         async def act() -> bool:
             async with self._open(call, what=f"blob {digest}"):
@@ -280,7 +240,7 @@ class Registry:
         if await self.has_blob(reference, blob.digest, logins):
             return
         what = f"blob {blob.digest} for image {reference}"
-        begin = _Call(reference, logins, _PUSH, "POST", "blobs/uploads/", capability="push", success=(202,))
+        begin = Call(reference, logins, _PUSH, "POST", "blobs/uploads/", capability="push", success=(202,))
 
         async def upload(progress: Progress) -> AsyncIterator[bytes]:
             await in_thread(stream.seek, 0)
@@ -295,7 +255,7 @@ class Registry:
                 if not location.startswith("https://") and response.url.scheme == "https":
                     raise RetryableError(f"{reference.registry} wants {what} sent without TLS, which is not done")
             separator = "&" if "?" in location else "?"
-            finish = _Call(
+            finish = Call(
                 reference,
                 logins,
                 _PUSH,
@@ -322,7 +282,7 @@ class Registry:
             yield content
 
         path = f"manifests/{reference.selector}"
-        call = _Call(
+        call = Call(
             reference,
             logins,
             _PUSH,
@@ -343,12 +303,12 @@ class Registry:
         return digest_of(content)
 
     @contextlib.asynccontextmanager
-    async def _open(self, call: _Call, *, what: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _open(self, call: Call, *, what: str) -> AsyncIterator[aiohttp.ClientResponse]:
         """A successful answer to a call: of the first mirror that has it, else of the registry."""
         async with contextlib.AsyncExitStack() as stack:
             yield await self._first(call, stack, what=what)
 
-    async def _first(self, call: _Call, stack: contextlib.AsyncExitStack, *, what: str) -> aiohttp.ClientResponse:
+    async def _first(self, call: Call, stack: contextlib.AsyncExitStack, *, what: str) -> aiohttp.ClientResponse:
         *mirrors, server = await self._endpoints.of(call.reference.registry, call.capability)
         for mirror in mirrors:
             try:
@@ -370,14 +330,14 @@ class Registry:
                 refusal = error  # Some registries say 404 for what a login may not see.
         raise refusal or login_refused(what, call.reference.registry, login=None)
 
-    def _note(self, call: _Call, login: Credential | None) -> None:
+    def _note(self, call: Call, login: Credential | None) -> None:
         if len(self._let_in) >= _MAX_NOTED:
             self._let_in.clear()
         self._let_in[call.reference.registry, call.reference.repository, tuple(call.logins)] = login
 
     @contextlib.asynccontextmanager
     async def _logged_in(
-        self, call: _Call, endpoint: Endpoint, login: Credential | None, *, what: str
+        self, call: Call, endpoint: Endpoint, login: Credential | None, *, what: str
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer with one login: as remembered or without a header first, then by the registry's challenge."""
         registry = endpoint.host if endpoint.mirrors else call.reference.registry
@@ -388,10 +348,10 @@ class Registry:
                 if response.status in call.success:
                     yield response
                     return
-                elsewhere = _elsewhere(response, endpoint)
-                if elsewhere:
+                other = elsewhere(response, endpoint)
+                if other:
                     # Only the registry itself may ask for its logins, not whom it sends us to.
-                    place = f"{elsewhere}, where {registry} sends,"
+                    place = f"{other}, where {registry} sends,"
                     raise await failure_of(response, self._transport, what=what, registry=place, login=None)
                 if response.status != 401 or challenged:
                     raise await failure_of(response, self._transport, what=what, registry=registry, login=login)
@@ -423,17 +383,6 @@ class Registry:
             yield chunks
         if cut is not None:
             raise cut
-
-
-def _elsewhere(response: aiohttp.ClientResponse, endpoint: Endpoint) -> str:
-    """The host that answered in the place of the one that was to be asked; "" when it was that one."""
-    answered = urlsplit(str(response.url))
-    return "" if answered[:2] == urlsplit(endpoint.base)[:2] else answered.netloc
-
-
-def _reading(reference: Reference) -> Capability:
-    """What a mirror must be good for: some may give contents by digest, but not say what a tag stands for."""
-    return "resolve" if reference.digest is None else "pull"
 
 
 def _continues(response: aiohttp.ClientResponse, count: int) -> bool:

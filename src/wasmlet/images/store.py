@@ -20,7 +20,6 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,9 +29,9 @@ from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.images.access import Access
 from wasmlet.images.collection import Disk
+from wasmlet.images.entries import ACCESS, Entry, decode, descriptor_of, from_raw, name_of, to_raw
 from wasmlet.images.ingest import Ingest, sweep, translated
 from wasmlet.images.manifest import (
-    INDEX_TYPES,
     MAX_MANIFEST_BYTES,
     OCI_INDEX,
     Descriptor,
@@ -43,36 +42,12 @@ from wasmlet.images.manifest import (
 )
 from wasmlet.images.reference import is_digest
 
-REFERENCE_NAME: Final = "org.opencontainers.image.ref.name"
-RESOLVED_DIGEST: Final = "dev.wasmlet.resolved-digest"
-STORED_AT: Final = "dev.wasmlet.stored-at"
-ACCESS: Final = "dev.wasmlet.access"
 LOCK_WAIT_SECONDS: Final = 30.0  # far longer than any holder works; a stopped process must not stop us for ever
 _LOCK_POLL_SECONDS: Final = 0.01
 DAMAGED: Final = "index.json.damaged"
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of index.json: a name and the manifest that it stands for.
-
-    Attributes:
-        name: The canonical reference; other tools may have written anything.
-        manifest: The image's manifest.
-        resolved_digest: What the registry said the reference is: the manifest's digest, or that of the index in
-            which it was found.
-        stored_at: When the entry was written, RFC 3339 in UTC; "" when another tool wrote it.
-        access: Who may use it; None when nobody pulled it, but somebody put it here.
-    """
-
-    name: str
-    manifest: Descriptor
-    resolved_digest: str
-    stored_at: str = ""
-    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +165,12 @@ class Store:
             if self._content(entry) is None:
                 raise MissingBlobError(f"a blob of {entry.name} was removed while it was stored", hint="try again")
             descriptors = self._read()
-            for before in filter(None, map(_from_json, descriptors)):
+            for before in filter(None, map(from_raw, descriptors)):
                 if before.access and entry.access and (before.name, before.resolved_digest) == (
                     entry.name, entry.resolved_digest,
                 ):  # fmt: skip
                     entry = dataclasses.replace(entry, access=before.access.joined(entry.access))
-            self._write([*(found for found in descriptors if _name(found) != entry.name), _to_json(entry)])
+            self._write([*(found for found in descriptors if name_of(found) != entry.name), to_raw(entry)])
 
     def grant(self, entry: Entry, access: Access) -> None:
         """Keep who may use an image besides, as far as it is still there.
@@ -206,7 +181,7 @@ class Store:
         with translated(self.directory, "write to"), self._locked():
             descriptors = self._read()
             for number, found in enumerate(descriptors):
-                now = _from_json(found)
+                now = from_raw(found)
                 if now is None or (now.name, now.resolved_digest) != (entry.name, entry.resolved_digest):
                     continue
                 joined = access if now.access is None else now.access.joined(access)
@@ -228,7 +203,7 @@ class Store:
     def entries(self) -> list[Entry]:
         """Every named image in the index, damaged ones too."""
         with translated(self.directory, "read"):
-            return [entry for found in self._read() if (entry := _from_json(found)) is not None]
+            return [entry for found in self._read() if (entry := from_raw(found)) is not None]
 
     def size_bytes(self, entry: Entry) -> int:
         """The lengths of the image's blobs together, as its manifest says."""
@@ -249,10 +224,10 @@ class Store:
         self.prepare()
         with translated(self.directory, "write to"), self._locked():
             descriptors = self._read()
-            gone = [found for found in descriptors if _name(found) == name]
+            gone = [found for found in descriptors if name_of(found) == name]
             if not gone:
                 raise NotFoundError(f"image {name} is not in the store", hint="`wasmlet images` lists what is")
-            kept = [found for found in descriptors if _name(found) != name]
+            kept = [found for found in descriptors if name_of(found) != name]
             # The entry goes first: killed in between, we leave orphans, never an image without its blobs.
             self._write(kept)
             needed = self._reachable(kept) | set(in_use)
@@ -322,7 +297,7 @@ class Store:
     def _reachable(self, descriptors: list[dict[str, Any]]) -> set[str]:
         """The digests that these index entries need, through nested indexes."""
         digests: set[str] = set()
-        waiting = [found for found in map(_descriptor, descriptors) if found is not None]
+        waiting = [found for found in map(descriptor_of, descriptors) if found is not None]
         while waiting:
             blob = waiting.pop()
             if blob.digest in digests:
@@ -338,11 +313,11 @@ class Store:
     def _read(self) -> list[dict[str, Any]]:
         """The raw entries of index.json; those of other tools must survive our changes unread."""
         content = read_if_present(self._index)
-        return [] if not content or (found := _decoded(content)) is None else found
+        return [] if not content or (found := decode(content)) is None else found
 
     def _write(self, descriptors: list[dict[str, Any]]) -> None:
         content = read_if_present(self._index)
-        if content and _decoded(content) is None:
+        if content and decode(content) is None:
             # What it named is pulled again when it is needed: better than a node that starts nothing.
             kept = self._index.with_name(DAMAGED)
             os.rename(self._index, kept)
@@ -380,69 +355,3 @@ def _unlink(path: Path) -> int:
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         return 0
     return size
-
-
-class _RawIndex(msgspec.Struct):
-    manifests: list[dict[str, Any]] = []
-
-
-def _decoded(content: bytes) -> list[dict[str, Any]] | None:
-    """The entries of an index.json; None when it is not one."""
-    try:
-        return msgspec.json.decode(content, type=_RawIndex).manifests
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _name(raw: dict[str, Any]) -> str:
-    annotations = raw.get("annotations")
-    name = annotations.get(REFERENCE_NAME) if isinstance(annotations, dict) else None
-    return name if isinstance(name, str) else ""
-
-
-def _descriptor(raw: dict[str, Any]) -> Descriptor | None:
-    try:
-        return msgspec.convert(raw, Descriptor)
-    except msgspec.ValidationError:
-        return None
-
-
-def _from_json(raw: dict[str, Any]) -> Entry | None:
-    name, manifest = _name(raw), _descriptor(raw)
-    if not name or manifest is None or manifest.media_type in INDEX_TYPES:
-        return None
-    annotations = manifest.annotations or {}
-    resolved = annotations.get(RESOLVED_DIGEST, manifest.digest)
-    return Entry(
-        name,
-        msgspec.structs.replace(manifest, annotations=None),
-        resolved if is_digest(resolved) else manifest.digest,
-        annotations.get(STORED_AT, ""),
-        _access(annotations.get(ACCESS)),
-    )
-
-
-def _access(text: str | None) -> Access | None:
-    """A record that cannot be read admits nobody: whoever wants the image proves it again."""
-    if text is None:
-        return None
-    try:
-        return msgspec.json.decode(text, type=Access)
-    except msgspec.DecodeError:
-        return Access()
-
-
-def _to_json(entry: Entry) -> dict[str, Any]:
-    annotations = {
-        REFERENCE_NAME: entry.name,
-        RESOLVED_DIGEST: entry.resolved_digest,
-        STORED_AT: entry.stored_at or datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-    }
-    if entry.access is not None:
-        annotations[ACCESS] = msgspec.json.encode(entry.access).decode()
-    return {
-        "mediaType": entry.manifest.media_type,
-        "digest": entry.manifest.digest,
-        "size": entry.manifest.size,
-        "annotations": annotations,
-    }

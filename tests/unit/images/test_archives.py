@@ -12,9 +12,10 @@ import pytest
 from tests.unit.images.test_store import NAME, add_image, describe, found, manifest_of
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.images import archives
+from wasmlet.images.entries import REFERENCE_NAME
 from wasmlet.images.layouts import WASM_CONFIG
 from wasmlet.images.manifest import OCI_INDEX, OCI_MANIFEST, digest_of
-from wasmlet.images.store import REFERENCE_NAME, Store
+from wasmlet.images.store import Store
 
 OTHER = "example.test/other:v1"
 

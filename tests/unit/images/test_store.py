@@ -11,9 +11,10 @@ import pytest
 
 from wasmlet.base.errors import NotFoundError, RetryableError
 from wasmlet.images import store as store_module
+from wasmlet.images.entries import REFERENCE_NAME, Entry
 from wasmlet.images.layouts import WASM_CONFIG, WASM_LAYER
 from wasmlet.images.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, digest_of
-from wasmlet.images.store import REFERENCE_NAME, Content, Entry, MissingBlobError, Store
+from wasmlet.images.store import Content, MissingBlobError, Store
 
 NAME = "example.test/hello:latest"
 PROCESSES = multiprocessing.get_context("spawn")

@@ -8,10 +8,11 @@ import pytest
 
 from tests.support.agent import Agent
 from wasmlet.base.errors import RetryableError
+from wasmlet.images.entries import Entry
 from wasmlet.images.library import Library, StoredImage
 from wasmlet.images.manifest import Descriptor, digest_of
 from wasmlet.images.settings import Settings as ImageSettings
-from wasmlet.images.store import Entry, Store
+from wasmlet.images.store import Store
 from wasmlet.node.sources import Machinery, images_of
 from wasmlet.node.status import Image
 from wasmlet.sandbox import engines
@@ -79,9 +80,11 @@ async def test_a_broken_store_is_told_until_it_is_well(agent: Agent) -> None:
     add(agent.directory / "images", "example.com/a:1")
     index = agent.directory / "images" / "index.json"
     content = index.read_bytes()
-    index.write_bytes(b"[")
+    index.unlink()
+    index.mkdir()  # one that holds something else is put aside by the next pull
     assert await machinery.images() == ()
     assert [each for each in machinery.problems() if each.startswith("the image store cannot be read: ")]
+    index.rmdir()
     index.write_bytes(content)
     assert len(await machinery.images()) == 1
     assert machinery.problems() == ()

@@ -134,6 +134,11 @@ impl World {
         &self.log
     }
 
+    /// The container's network; `None` is none.
+    pub fn network(&self) -> Option<&Arc<Network>> {
+        self.network.as_ref()
+    }
+
     /// What one container's instances may have in all.
     pub fn memory_limit(&self) -> Option<u64> {
         self.memory.limit

@@ -16,11 +16,11 @@ use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
 use crate::sandbox::{Meters, Moment, Sandbox, Stop};
 use crate::sync::lock;
 use crate::time::Timestamp;
-use crate::traffic::Shared;
+use crate::traffic::{Network, Shared};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 
@@ -40,6 +40,9 @@ const LAST_GRACE: Duration = Duration::from_secs(1);
 /// How long an interrupted guest may take to be unwound: many times a tick, and little of the 2 seconds in which a
 /// signal has to end the engine.
 const UNWIND: Duration = Duration::from_millis(500);
+
+/// How long a command that listens goes on when it is told to end: endpoints of Services lag about so much.
+const LAME_DUCK: Duration = Duration::from_secs(1);
 
 /// What all sandboxes share.
 pub struct Parts {
@@ -381,6 +384,7 @@ impl Registry {
         let (registry, its) = (Arc::clone(self), Arc::clone(sandbox));
         let (program, guest) = (Arc::clone(&inside.program), inside.world.guest());
         let account = Arc::clone(&inside.account);
+        let network = inside.world.network().map(Arc::clone);
         let started = move || {
             its.execs.open(inside);
             registry.record_start(&its);
@@ -388,7 +392,7 @@ impl Registry {
         let mut task = self.spawn(&account, program, guest, started);
         let (ending, why) = tokio::select! {
             biased;
-            stop = sandbox.stopped() => (Ending::from(stop), STOPPED.to_owned()),
+            stop = told_to_end(sandbox, network.as_deref()) => (Ending::from(stop), STOPPED.to_owned()),
             outcome = &mut task => match outcome {
                 Ok(Outcome::Ended(ending)) => {
                     let why = format!("it ended while it was starting: {ending:?}");
@@ -512,6 +516,22 @@ async fn overdue(sandbox: &Sandbox) -> String {
         "cannot make the instance: its start function did not end within {} s",
         START.as_secs()
     )
+}
+
+/// Waits until a command has to end: at once when it is told so, since it cannot hear it. One that others connect to goes on
+/// for a moment, until they have heard that it ends.
+async fn told_to_end(sandbox: &Sandbox, network: Option<&Network>) -> Stop {
+    let stop = sandbox.stopped().await;
+    if let Stop::Notice(until) = stop
+        && network.is_some_and(Network::is_listening)
+    {
+        let grace = until.saturating_duration_since(Instant::now());
+        tokio::select! {
+            () = sandbox.out_of_grace() => return Stop::Now,
+            () = tokio::time::sleep(LAME_DUCK.min(grace / 2)) => {}
+        }
+    }
+    stop
 }
 
 /// Waits for a log and its exit file: as long as a disk may take, and while the log waits for its reader and nobody

@@ -9,8 +9,11 @@ use peers::{GUEST, NameServer, Peer, Pod, eventually, pod_address};
 use serde_json::json;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use support::{Engine, Program};
+
+/// The demo's server.
+const ECHO: &[u8] = include_bytes!("../../demos/tcp-echo/tcp-echo.wasm");
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -168,6 +171,45 @@ fn what_is_closed_to_requests_is_closed_to_sockets() {
         without.text("/resolve?localhost"),
         "error: permanent-resolver-failure"
     );
+}
+
+/// A server that is a command, stopped with so much grace once it listens; how long it took to end, and as what.
+fn stopped(engine: &Engine, program: &Program, id: &str, grace: f64) -> (Duration, i64) {
+    let address = pod_address();
+    let mut spec = engine.spec(id, program);
+    spec["args"] = json!(["tcp-echo", "serve", "7000"]);
+    spec["network"] = json!({"addresses": [address]});
+    let answer = engine.put(id, &spec);
+    assert_eq!(answer.status, 201, "{answer:?}");
+    engine.wait_for_log(id, &["stdout F listening on port 7000"]);
+    let there = SocketAddr::new(address.parse().expect("address"), 7000);
+    assert_eq!(exchange(there, "hello").expect("echo"), "hello");
+    let begin = Instant::now();
+    assert_eq!(engine.stop(id, grace).status, 202);
+    if grace > 1.0 {
+        assert_eq!(exchange(there, "late").expect("echo"), "late");
+    }
+    let exit = engine.exit(id);
+    let error = TcpStream::connect(there).expect_err("gone");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    (begin.elapsed(), exit["exitCode"].as_i64().expect("code"))
+}
+
+#[test]
+fn a_command_that_listens_goes_on_for_a_moment_when_it_is_stopped() {
+    let engine = Engine::start();
+    let program = Program::compile(engine.directory.path(), ECHO);
+    let (taken, code) = stopped(&engine, &program, "long", 30.0);
+    assert!(
+        taken >= Duration::from_secs(1) && taken < Duration::from_secs(10),
+        "{taken:?}"
+    );
+    assert_eq!(code, 143);
+    // Half of a shorter grace: at its end it would be 137.
+    let (_, code) = stopped(&engine, &program, "short", 0.4);
+    assert_eq!(code, 143);
+    let (_, code) = stopped(&engine, &program, "none", 0.0);
+    assert!([137, 143].contains(&code), "{code}");
 }
 
 #[test]

@@ -33,6 +33,7 @@ use crate::traffic::pool::Pool;
 use crate::traffic::room::Room;
 use crate::traffic::tls::Trust;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
@@ -69,6 +70,8 @@ pub struct Network {
     pool: Pool,
     room: Room,
     clients: Room,
+    /// Sockets that listen.
+    listeners: AtomicUsize,
     shared: Arc<Shared>,
 }
 
@@ -81,7 +84,13 @@ impl Network {
             pool: Pool::default(),
             room: Room::new(&shared.room, EACH),
             clients: Room::new(&shared.clients, shared.most_clients),
+            listeners: AtomicUsize::new(0),
             shared: Arc::clone(shared),
         })
+    }
+
+    /// Whether a guest has a socket that others connect to.
+    pub fn is_listening(&self) -> bool {
+        self.listeners.load(Ordering::Relaxed) > 0
     }
 }

@@ -24,6 +24,7 @@ pub struct Socket {
     bound: Mutex<Bound>,
     /// It has the machine's address instead of the pod's.
     is_outside: AtomicBool,
+    is_listening: AtomicBool,
     /// Datagrams have been sent.
     is_used: AtomicBool,
     /// The numbers of its resources: a UDP socket and its streams.
@@ -74,6 +75,7 @@ impl Socket {
             is_ipv4,
             bound: Mutex::new(bound),
             is_outside: AtomicBool::new(false),
+            is_listening: AtomicBool::new(false),
             is_used: AtomicBool::new(false),
             streams: Mutex::default(),
             says_localhost: AtomicBool::new(bound == Bound::Localhost),
@@ -99,10 +101,17 @@ impl Socket {
         let policy = &self.network.policy;
         let ip = address.ip();
         match what {
-            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind | SocketAddrUse::TcpListen => {
+            SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
                 // Without a port it is what a connecting socket gets from the kernel.
                 let is_implicit = ip.is_unspecified() && address.port() == 0;
                 policy.is_host() || policy.is_own(ip) || is_implicit
+            }
+            SocketAddrUse::TcpListen => {
+                let is_own = policy.is_host() || policy.is_own(ip);
+                if is_own && !self.is_listening.swap(true, Ordering::Relaxed) {
+                    self.network.listeners.fetch_add(1, Ordering::Relaxed);
+                }
+                is_own
             }
             SocketAddrUse::TcpConnect | SocketAddrUse::UdpSend => {
                 let is_open = policy.destination(ip) == Ok(ip);
@@ -290,6 +299,14 @@ impl Socket {
     /// Whether its kind of socket takes the address. Wasmtime refuses IPv4 in IPv6, and so it stays.
     fn fits(&self, ip: IpAddr) -> bool {
         ip.is_ipv4() == self.is_ipv4 && ip.to_canonical() == ip
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if *self.is_listening.get_mut() {
+            self.network.listeners.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 

@@ -9,6 +9,7 @@ start again; the policy itself is read again as soon as one of its files changes
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 from collections import Counter
@@ -242,7 +243,8 @@ class _Search:
         if self._vouchers.identities:
             root = self._vouchers.trusted_root
             try:
-                digest, identity = await in_thread(
+                # It may fetch, and holds nothing: who is cancelled does not wait for it.
+                digest, identity = await asyncio.to_thread(
                     keyless.verify, content, self._digests, self._vouchers.identities, trusted_root=root
                 )
             except NoVoucherError as error:

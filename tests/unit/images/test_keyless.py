@@ -10,10 +10,12 @@ import json
 from pathlib import Path
 
 import pytest
+from sigstore.errors import TUFError
+from sigstore.verify import Verifier
 
 from tests.support.cosign import Signer
 from tests.support.sigstore import ISSUER, SUBJECT, Sigstore
-from wasmlet.base.errors import UserError
+from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images import keyless, trust
 from wasmlet.images.manifest import digest_of
 from wasmlet.images.policy import Identity
@@ -109,6 +111,16 @@ def test_a_bundle_with_one_thing_changed_shows_nothing(
     place[last] = value
     with pytest.raises(NoVoucherError):
         keyless.verify(json.dumps(document).encode(), [DIGEST], [ME], trusted_root=root)
+
+
+def test_a_public_root_that_cannot_be_fetched(sigstore: Sigstore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away() -> Verifier:
+        raise TUFError("Failed to refresh TUF metadata")
+
+    monkeypatch.setattr(Verifier, "production", away)
+    with pytest.raises(RetryableError, match="could not be fetched") as caught:
+        keyless.verify(sigstore.sign_statement(DIGEST), [DIGEST], [ME], trusted_root=None)
+    assert caught.value.reason == "SignatureValidationFailed"
 
 
 def test_a_root_that_cannot_be_used(sigstore: Sigstore, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ async def pull(directory: Path, copies: int, references: list[str]) -> dict[str,
 
 async def _warm(library: Library, reference: str) -> None:
     """Imports and a connection are not what is measured."""
-    registry = await library._connected()  # noqa: SLF001
+    registry = await library._downloads.connected()  # noqa: SLF001
     from wasmlet.images.reference import parse_remote  # noqa: PLC0415
 
     await registry.resolve(parse_remote(reference))

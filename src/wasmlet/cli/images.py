@@ -22,8 +22,9 @@ from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, UserEr
 from wasmlet.cli.output import Table, output_option, print_json, shown_size
 from wasmlet.cli.pods import accounts, age
 from wasmlet.images import archives
+from wasmlet.images.image import Progress, StoredImage
 from wasmlet.images.layouts import Binary, Interfaces
-from wasmlet.images.library import Library, Progress, StoredImage
+from wasmlet.images.library import Library
 from wasmlet.images.reference import parse_remote
 from wasmlet.images.store import Store
 from wasmlet.pods.accounts import Account

@@ -18,8 +18,9 @@ Nouns:
 - **Access** (`access`) says which pods may use an image that is here already.
 - The **collection** (`collection`) decides which unused images go; **archives** (`archives`) are images as one file.
 - **Local files** (`local`) are modules used where they lie.
-- The **library** (`library`) is the facade that pods and the command line use; `base.flights` lets many callers share
-  one download.
+- **Downloads** (`downloads`) bring manifests and blobs from a registry into the store; `base.flights` lets many callers
+  share one.
+- The **library** (`library`) is the facade that pods and the command line use; what it gives is in `image`.
 
 In: reference, pull policy, credentials, `Settings`. Out: `Image` (a file, its digest, its configuration) or an error
 whose reason is one that Kubernetes knows: `ErrImagePull`, `ErrImageNeverPull`, `InvalidImageName`,

@@ -6,9 +6,8 @@ import asyncio
 import contextlib
 import posixpath
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
@@ -17,35 +16,25 @@ from wasmlet.images.access import Access
 from wasmlet.images.collection import Disk
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
-from wasmlet.images.digests import Digests, Identity, NotRegularError
+from wasmlet.images.downloads import Downloads, Wanted, choose
 from wasmlet.images.entries import Entry
-from wasmlet.images.ingest import Ingest, translated
+from wasmlet.images.image import Image, Progress, PullPolicy, StoredImage
 from wasmlet.images.layers import Bounds
-from wasmlet.images.layouts import Choice, Interfaces, Layout, WasiOs
+from wasmlet.images.layouts import Interfaces, Layout, WasiOs
 from wasmlet.images.local import LocalFiles
-from wasmlet.images.manifest import (
-    INDEX_TYPES,
-    MAX_MANIFEST_BYTES,
-    Descriptor,
-    Manifest,
-    media_type_of,
-    parse,
-)
-from wasmlet.images.policy import Demand
 from wasmlet.images.pushing import push_module
 from wasmlet.images.reference import LocalFile, Reference, parse_remote
 from wasmlet.images.reference import parse as parse_reference
 from wasmlet.images.settings import Settings
 from wasmlet.images.sources import Account, Source
-from wasmlet.images.store import Content, MissingBlobError, Store
+from wasmlet.images.store import Content, Store
 from wasmlet.images.threads import in_thread
-from wasmlet.images.trees import Tree, Trees, chain_of
+from wasmlet.images.trees import Trees, chain_of
 from wasmlet.images.trust import Trust
 
 if TYPE_CHECKING:
-    from wasmlet.images.registry import Fetched, Registry
+    pass
 
-PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 PULL_REASONS: Final = (
     "ErrImagePull",
     "ErrImageNeverPull",
@@ -53,86 +42,6 @@ PULL_REASONS: Final = (
     layouts.LINUX_IMAGE,
     policy.REASON,
 )
-_STORE_ATTEMPTS: Final = 3  # another process would have to remove the image's blobs each time
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a pull is.
-
-    Attributes:
-        stage: `resolve` asks the registry what the name stands for, `download` moves the module and the layers.
-        received_bytes: Of what is moved.
-        total_bytes: Of what is moved; 0 while it is not known.
-    """
-
-    stage: Literal["resolve", "download"]
-    reference: str
-    received_bytes: int = 0
-    total_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image that can be run.
-
-    Attributes:
-        reference: Canonical.
-        image_id: `registry/repository@sha256:…` as the registry resolved it; `sha256:…` for a local file.
-        digest: Of the module's bytes, the key of everything compiled from it; "" when the program is in `tree`.
-        module: The file with the Wasm bytes, or the directory of `tree`. Read only; a module stays while its digest
-            is named in `in_use`.
-        module_name: argv[0] of a container that gives no command; "" when the program is in `tree`.
-        size_bytes: Of the module and the layers.
-        tree: The root file system, None when the image has none.
-    """
-
-    reference: str
-    image_id: str
-    digest: str
-    module: Path
-    module_name: str
-    config: ImageConfig
-    size_bytes: int
-    tree: Tree | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredImage:
-    """A line of the list of images.
-
-    Attributes:
-        digest: As the registry resolved the reference.
-        size_bytes: Of all the image's blobs, and of the files they are unpacked to.
-        created: When the image came into the store, RFC 3339; "" when another tool put it there.
-    """
-
-    reference: str
-    digest: str
-    size_bytes: int
-    created: str
-
-    @property
-    def repository(self) -> str:
-        """`registry/repository` of the reference."""
-        whole = self.reference.partition("@")[0]
-        path, colon, tag = whole.rpartition(":")
-        return path if colon and "/" not in tag else whole
-
-    @property
-    def image_id(self) -> str:
-        """As `Image.image_id`."""
-        return f"{self.repository}@{self.digest}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What a pull is for; pulls that want the same are one."""
-
-    reference: Reference
-    logins: tuple[Credential, ...]
-    demands: tuple[Demand, ...]
-    for_files: bool
 
 
 class Library:
@@ -146,21 +55,16 @@ class Library:
         self._settings = settings
         self._sources = sources
         self._store = Store(settings.directory)
-        self._registry: Registry | None = None
-        self._connecting = asyncio.Lock()
         self._local = LocalFiles()
-        self._digests = Digests()
+        self._downloads = Downloads(settings, self._store)
         self._trees = Trees(settings.directory / "trees", Bounds(content_bytes=settings.max_unpacked_bytes))
-        self._coming: dict[_Wanted, set[str]] = {}  # blobs of images that are being pulled, which no entry names yet
-        self._trust = Trust(settings.directory, settings.policy_file, self._connected)
+        self._trust = Trust(settings.directory, settings.policy_file, self._downloads.connected)
         self._places = asyncio.Semaphore(settings.parallel_pulls)
         # Logins and demands are part of the key: who waits for a pull has proved the right to it and trusts it.
-        self._pulls: Flights[_Wanted, tuple[Image, bool], Progress] = Flights("pull")
-        # The source is part of the key: a registry that drips must not hold up the same blob from another one.
-        self._blobs: Flights[tuple[str, str], None, int] = Flights("download")
+        self._pulls: Flights[Wanted, tuple[Image, bool], Progress] = Flights("pull")
 
     def __repr__(self) -> str:
-        return f"<Library {self._settings.directory} {self._pulls!r} {self._blobs!r}>"
+        return f"<Library {self._settings.directory} {self._pulls!r} {self._downloads!r}>"
 
     async def ensure(
         self,
@@ -199,17 +103,17 @@ class Library:
                 await self._trust.check(parsed, (image.digest,), demands)
                 return image, False
             if pull_policy != "Always":
-                content = await self._found(parsed)
+                content = await self._downloads.found(parsed)
                 if content is not None and await self._may_use(parsed, content.entry, credentials, account):
                     logins = await self._logins(parsed, credentials, account) if demands else ()
                     await self._trust.check(parsed, _digests(content), demands, logins)
                     return await self._image(parsed, content, for_files), False
                 if pull_policy == "Never":
                     raise _never_pulled(parsed, is_here=content is not None)
-            wanted = _Wanted(parsed, await self._logins(parsed, credentials, account), demands, for_files)
+            wanted = Wanted(parsed, await self._logins(parsed, credentials, account), demands, for_files)
             return await self._pulls.join(
                 wanted,
-                lambda flight: self._pull_expected(wanted, flight),
+                lambda flight: self._pull(wanted, flight),
                 progress,
                 label=str(parsed),
             )
@@ -250,7 +154,7 @@ class Library:
         parsed = parse_remote(reference)
         with _about("push", f"image {parsed}"):
             return await push_module(
-                await self._connected(),
+                await self._downloads.connected(),
                 module,
                 parsed,
                 layout=layout,
@@ -303,13 +207,13 @@ class Library:
 
     async def discard(self, name: str) -> int:
         """As `remove`, of an entry by its very name (another tool may have written any); the bytes that this frees."""
-        freed = await in_thread(self._store.remove, name, in_use=self._expected())
+        freed = await in_thread(self._store.remove, name, in_use=self._downloads.expected)
         return freed + await in_thread(self.remove_unused_trees)
 
     async def remove_unneeded(self, *, older_than_seconds: float) -> int:
         """Remove what no image needs any more (a tag that moved leaves blobs); the bytes that this frees."""
         return await in_thread(
-            self._store.remove_unneeded, older_than_seconds=older_than_seconds, in_use=self._expected()
+            self._store.remove_unneeded, older_than_seconds=older_than_seconds, in_use=self._downloads.expected
         )
 
     async def disk(self) -> Disk:
@@ -323,15 +227,9 @@ class Library:
     async def close(self) -> None:
         """Stop every download, leaving nothing half done, and close the connections. Idempotent."""
         await self._pulls.close()
-        await self._blobs.close()
+        await self._downloads.close()
         await self._trees.close()
         await self._local.close()
-        await self._digests.close()
-        if self._registry is not None:
-            await self._registry.close()
-
-    def _expected(self) -> frozenset[str]:
-        return frozenset().union(*self._coming.values())
 
     async def _local_image(self, file: LocalFile) -> Image:
         if not self._settings.allow_local_files:
@@ -367,37 +265,8 @@ class Library:
         uid, _ = await account.look()
         return access.admits_account(account.namespace, account.name, uid)
 
-    async def _found(self, reference: Reference) -> Content | None:
-        """The image in the store, when every byte of it is what its digests say."""
-        content, doubtful = await in_thread(self._find, reference)
-        for blob in doubtful:
-            if not await self._is_intact(blob):
-                return None  # The pull that follows brings it again.
-        return content
-
-    def _find(self, reference: Reference) -> tuple[Content | None, list[Descriptor]]:
-        """The image, and its modules that this process has not hashed; who unpacks layers of files looks at those."""
-        content = self._store.find(str(reference))
-        if content is None and reference.digest is not None:
-            content = self._store.find_resolved(reference.name, reference.digest)
-        layers = () if content is None else content.manifest.layers
-        return content, [each for each in layers if each.media_type in layouts.WASM_LAYERS and not self._is_known(each)]
-
-    def _is_known(self, blob: Descriptor) -> bool:
-        try:
-            return self._digests.remembered(self._store.path(blob.digest)) == blob.digest
-        except (OSError, NotRegularError):
-            return False
-
-    async def _is_intact(self, blob: Descriptor) -> bool:
-        """Whether the blob is here as its digest says: a power cut, a hand or another tool may have changed it."""
-        try:
-            return await self._digests.of(self._store.path(blob.digest)) == (blob.digest, blob.size)
-        except (OSError, NotRegularError):
-            return False
-
     async def _image(self, reference: Reference, content: Content, for_files: bool) -> Image:
-        choice = _choose(content.manifest, content.config, for_files)
+        choice = choose(content.manifest, content.config, for_files)
         tree = await self._trees.of_image(choice, self._store.path, what=f"image {reference}")
         module = choice.module
         named = choice.module_name or f"{posixpath.basename(reference.repository)}.wasm"
@@ -412,119 +281,22 @@ class Library:
             tree=tree,
         )
 
-    async def _pull_expected(self, wanted: _Wanted, flight: Flight[tuple[Image, bool], Progress]) -> tuple[Image, bool]:
-        try:
-            return await self._pull(wanted, flight)
-        finally:
-            self._coming.pop(wanted, None)
-
-    async def _pull(self, wanted: _Wanted, flight: Flight[tuple[Image, bool], Progress]) -> tuple[Image, bool]:
+    async def _pull(self, wanted: Wanted, flight: Flight[tuple[Image, bool], Progress]) -> tuple[Image, bool]:
         """The work of one pull, for everybody who waits for it."""
         reference = wanted.reference
         async with self._places:
             flight.report(Progress("resolve", str(reference)))
-            await in_thread(self._store.prepare)
-            content = await self._found(reference)
+            content = await self._downloads.found(reference)
             if content is not None:
-                registry = await self._connected()
+                registry = await self._downloads.connected()
                 digest = await registry.resolve(reference, wanted.logins)
                 if digest == content.entry.resolved_digest:
                     proved = Access().proved(registry.let_in(reference, wanted.logins))
                     await in_thread(self._store.grant, content.entry, proved)
                     await self._trust.check(reference, _digests(content), wanted.demands, wanted.logins)
                     return await self._image(reference, content, wanted.for_files), False
-            for _ in range(_STORE_ATTEMPTS - 1):
-                with contextlib.suppress(MissingBlobError):
-                    return await self._download(wanted, flight), True
-            return await self._download(wanted, flight), True
-
-    async def _download(self, wanted: _Wanted, flight: Flight[tuple[Image, bool], Progress]) -> Image:
-        reference, logins = wanted.reference, wanted.logins
-        registry = await self._connected()
-        resolved = await registry.fetch_manifest(reference, logins)
-        proved = Access().proved(registry.let_in(reference, logins))
-        fetched, manifest = await self._choose_platform(wanted, resolved)
-        # Before its first blob: what nobody vouches for does not even come here.
-        await self._trust.check(reference, (resolved.digest, fetched.digest), wanted.demands, logins)
-        if manifest.config.size > MAX_MANIFEST_BYTES:
-            raise UserError(f"the config of image {reference} is longer than {MAX_MANIFEST_BYTES} bytes")
-        await self._fetch(wanted, manifest.config, lambda _: None)
-        config = await in_thread(self._store.read, manifest.config)
-        choice = _choose(manifest, config, wanted.for_files)
-        self._check_size(reference, choice)
-        total, done = sum(blob.size for blob in choice.blobs), 0
-
-        def received(count: int) -> None:
-            flight.report(Progress("download", str(reference), done + count, total))
-
-        received(0)
-        for blob in choice.blobs:
-            await self._fetch(wanted, blob, received)
-            done += blob.size
-        media_type = media_type_of(fetched.content, fetched.media_type)
-        descriptor = Descriptor(media_type=media_type, digest=fetched.digest, size=len(fetched.content))
-        entry = Entry(str(reference), descriptor, resolved.digest, access=proved)
-        await in_thread(self._store.add, descriptor, fetched.content)
-        await in_thread(self._store.put, entry)
-        return await self._image(reference, Content(entry, manifest, config), wanted.for_files)
-
-    def _check_size(self, reference: Reference, choice: Choice) -> None:
-        limit = self._settings.max_module_bytes
-        if choice.module is not None and choice.module.size > limit:
-            raise UserError(
-                f"the module of image {reference} has {choice.module.size} bytes, more than this node takes ({limit})"
-            )
-        size, limit = sum(layer.size for layer in choice.layers), self._settings.max_unpacked_bytes
-        if size > limit:
-            raise UserError(f"the layers of image {reference} have {size} bytes, more than this node takes ({limit})")
-
-    async def _choose_platform(self, wanted: _Wanted, resolved: Fetched) -> tuple[Fetched, Manifest]:
-        """The manifest itself, or the one for Wasm in an index."""
-        manifest = parse(resolved.content, resolved.media_type)
-        if isinstance(manifest, Manifest):
-            return resolved, manifest
-        chosen = layouts.choose_platform(manifest, for_files=wanted.for_files)
-        registry = await self._connected()
-        fetched = await registry.fetch_manifest(wanted.reference, wanted.logins, digest=chosen.digest)
-        manifest = parse(fetched.content, fetched.media_type)
-        if not isinstance(manifest, Manifest):
-            kind = f"an index of indexes ({INDEX_TYPES[0]})"
-            raise UserError(f"image {wanted.reference} is {kind}, which wasmlet does not read")
-        return fetched, manifest
-
-    async def _fetch(self, wanted: _Wanted, blob: Descriptor, received: Callable[[int], None]) -> None:
-        """The blob in the store; one download for each source, however many pulls want it."""
-        reference, logins = wanted.reference, wanted.logins
-        self._coming.setdefault(wanted, set()).add(blob.digest)
-        if await self._is_intact(blob):
-            received(blob.size)
-            return
-
-        async def download(flight: Flight[None, int]) -> None:
-            registry = await self._connected()
-            ingest = self._store.ingest()  # Not in a thread: what a cancelled thread opened would be lost.
-            try:
-                await registry.fetch_blob(reference, blob, ingest, logins, received=flight.report)
-                self._digests.remember(await in_thread(self._commit, ingest, blob), blob.digest)
-            finally:
-                ingest.close()
-
-        await self._blobs.join(
-            (reference.name, blob.digest), download, received, label=f"{reference.name}@{blob.digest}"
-        )
-
-    def _commit(self, ingest: Ingest, blob: Descriptor) -> Identity:
-        path = self._store.path(blob.digest)
-        ingest.commit(blob, path)
-        with translated(self._store.directory, "read"):
-            return self._digests.identify(path)
-
-    async def _connected(self) -> Registry:
-        """The registry client; importing aiohttp takes long, so it comes with the first use and in a thread."""
-        async with self._connecting:
-            if self._registry is None:
-                self._registry = await in_thread(_import_registry, self._settings)
-            return self._registry
+            content = await self._downloads.download(wanted, self._trust, flight.report)
+            return await self._image(reference, content, wanted.for_files), True
 
     def _list(self) -> list[StoredImage]:
         return sorted(
@@ -545,12 +317,8 @@ class Library:
             return chains
         for for_files in (False, True):
             with contextlib.suppress(UserError):  # another tool's, of a kind that we do not read
-                chains.add(chain_of(_choose(content.manifest, content.config, for_files)))
+                chains.add(chain_of(choose(content.manifest, content.config, for_files)))
         return chains - {""}
-
-
-def _choose(manifest: Manifest, config: bytes, for_files: bool) -> Choice:
-    return layouts.choose_files(manifest, config) if for_files else layouts.choose(manifest, config)
 
 
 def _digests(content: Content) -> tuple[str, str]:
@@ -586,9 +354,3 @@ def _about(verb: str, subject: str, *, for_pod: bool = False) -> Iterator[None]:
         if for_pod and error.reason not in PULL_REASONS:
             error.reason = "ErrImagePull"
         raise
-
-
-def _import_registry(settings: Settings) -> Registry:
-    from wasmlet.images.registry import Registry  # noqa: PLC0415
-
-    return Registry(settings)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wasmlet.base.errors import WasmletError
-from wasmlet.images.library import Library, StoredImage
+from wasmlet.images.image import StoredImage
+from wasmlet.images.library import Library
 from wasmlet.node.status import Image
 from wasmlet.sandbox.engines import Engines
 

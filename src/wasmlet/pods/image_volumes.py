@@ -14,7 +14,8 @@ from typing import Final
 
 from wasmlet.base import beneath
 from wasmlet.base.errors import WasmletError
-from wasmlet.images.library import Image, Library
+from wasmlet.images.image import Image
+from wasmlet.images.library import Library
 from wasmlet.kube.types import Container, Pod, Volume
 from wasmlet.volumes.volume import HostVolume
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from wasmlet.base.errors import UserError
 from wasmlet.images import programs
-from wasmlet.images.library import Image
+from wasmlet.images.image import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.types import Container
 from wasmlet.pods.environment import Command, Environment, Text

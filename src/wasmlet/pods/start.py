@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from wasmlet.base import beneath, clock, quantity
 from wasmlet.base.errors import Fault, GuestError, NotFoundError, WasmletError
-from wasmlet.images import library, policy
+from wasmlet.images import policy
 from wasmlet.images.credentials import Credential, Origin, parse_docker_config, parse_legacy_docker_config
+from wasmlet.images.image import Image, PullPolicy
+from wasmlet.images.image import Progress as PullProgress
 from wasmlet.images.layouts import LINUX_IMAGE
-from wasmlet.images.library import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.objects import secret_content
 from wasmlet.kube.types import Container, Volume
@@ -195,11 +196,11 @@ class Starter:
         )
 
     async def _image(
-        self, container: Container, reference: str, policy: library.PullPolicy, *, for_files: bool = False
+        self, container: Container, reference: str, policy: PullPolicy, *, for_files: bool = False
     ) -> Image:
         started, told = self._rooms.clock(), list[str]()
 
-        def progress(each: library.Progress) -> None:
+        def progress(each: PullProgress) -> None:
             if not told:
                 told.append(f'Pulling image "{reference}"')
                 self._worker.tell("Normal", "Pulling", told[0], container=container.name)
@@ -519,12 +520,12 @@ def _millicores(cpu: quantity.Quantity) -> int | None:
     return quantity.ceil_divided(cpu, "1m") or None
 
 
-def pull_policy(container: Container) -> library.PullPolicy:
+def pull_policy(container: Container) -> PullPolicy:
     """The container's policy, or Kubernetes' default."""
     return pull_policy_of(container.image, container.image_pull_policy)
 
 
-def pull_policy_of(reference: str, policy: str) -> library.PullPolicy:
+def pull_policy_of(reference: str, policy: str) -> PullPolicy:
     """The policy that is given, or Kubernetes' default: Always for the tag latest or none (contract section 9)."""
     if policy == "Always":
         return "Always"

@@ -12,7 +12,8 @@ from tests.unit.images.fake_registry import FakeRegistry
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.images.access import Access, Grant, Verification, VerificationPolicy
 from wasmlet.images.credentials import Credential, Origin
-from wasmlet.images.library import Library, PullPolicy
+from wasmlet.images.image import PullPolicy
+from wasmlet.images.library import Library
 from wasmlet.images.reference import parse_remote
 from wasmlet.images.settings import Settings
 from wasmlet.images.sources import Account

@@ -18,8 +18,9 @@ from tests.unit.images.fake_registry import MODULE, FakeRegistry, hang, on, part
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.images.configuration import CONTAINER_CONFIGS, ImageConfig
 from wasmlet.images.credentials import Credential
+from wasmlet.images.image import Progress, PullPolicy
 from wasmlet.images.layouts import WASM_CONFIG, WASM_LAYER, Interfaces, Layout
-from wasmlet.images.library import Library, Progress, PullPolicy
+from wasmlet.images.library import Library
 from wasmlet.images.manifest import OCI_INDEX, digest_of
 from wasmlet.images.settings import Settings
 

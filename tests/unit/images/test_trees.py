@@ -14,7 +14,8 @@ from tests.unit.images.conftest import MODULE
 from tests.unit.images.fake_registry import FakeRegistry
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images.configuration import ImageConfig
-from wasmlet.images.library import Image, Library
+from wasmlet.images.image import Image
+from wasmlet.images.library import Library
 from wasmlet.images.manifest import OCI_INDEX, digest_of
 from wasmlet.images.settings import Settings
 

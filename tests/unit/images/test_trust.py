@@ -23,7 +23,8 @@ from tests.unit.images.fake_registry import FakeRegistry, on, status
 from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images import keys, trust
 from wasmlet.images.evidence import MAX_BUNDLE_BYTES, MAX_LAYERS, MAX_PAYLOAD_BYTES, MAX_REFERRERS
-from wasmlet.images.library import Image, Library
+from wasmlet.images.image import Image
+from wasmlet.images.library import Library
 from wasmlet.images.manifest import OCI_INDEX, digest_of
 from wasmlet.images.settings import Settings
 

@@ -9,7 +9,8 @@ import pytest
 from tests.support.agent import Agent
 from wasmlet.base.errors import RetryableError
 from wasmlet.images.entries import Entry
-from wasmlet.images.library import Library, StoredImage
+from wasmlet.images.image import StoredImage
+from wasmlet.images.library import Library
 from wasmlet.images.manifest import Descriptor, digest_of
 from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.images.store import Store

@@ -275,6 +275,6 @@ def _read_yaml(content: bytes) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise ValueError("it is nested too deeply")
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"anchors and aliases are not taken: *{event.anchor}")
+        if (name := getattr(event, "anchor", None)) is not None:
+            raise yaml.YAMLError(f"anchors and aliases are not taken: {name}")
     return yaml.load(content, Loader=_Loader)  # noqa: S506  # it makes texts, lists and mappings only

@@ -54,8 +54,8 @@ def test_what_patterns_fit(pattern: str, fitting: list[str], others: list[str]) 
 @pytest.mark.parametrize(
     "ordered",
     [
-        ["*.io/**", "images.io/**", "images.io/team/**", "images.io/team/t*", "images.io/team/tool", "images.io/team/tool:v*",
-         "images.io/team/tool:v1"],
+        ["*.io/**", "a.io/**", "a.io/team/**", "a.io/team/t*", "a.io/team/tool", "a.io/team/tool:v*",
+         "a.io/team/tool:v1"],
         ["*.example.com/very/long/name/of/a/tool", "registry.example.com/**"],
         ["localhost:*/**", "localhost:5000/**"],
     ],

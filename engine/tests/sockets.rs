@@ -173,8 +173,35 @@ fn what_is_closed_to_requests_is_closed_to_sockets() {
     );
 }
 
-/// A server that is a command, stopped with so much grace once it listens; how long it took to end, and as what.
-fn stopped(engine: &Engine, program: &Program, id: &str, grace: f64) -> (Duration, i64) {
+#[test]
+fn sockets_of_version_6_are_translated_as_well() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return;
+    }
+    let (engine, program) = start();
+    // The machine's localhost stands for an address of the pod.
+    let own = pod_address();
+    let pod = Pod::at(&engine, &program, &own, json!({"addresses": [own, "::1"]}));
+    let mut lines = pod.ask("/listen?[::]:0");
+    let port = port_of(&lines.next());
+    let answer = pod.text(&format!("/connect?[::1]:{port}"));
+    assert!(answer.starts_with("local [::1]:"), "{answer}");
+    assert!(
+        answer.ends_with(&format!("remote [::1]:{port}\npong")),
+        "{answer}"
+    );
+    for (path, error) in [
+        ("/connect?[fe80::1]:80", "access-denied"),
+        ("/connect?[fd00:ec2::254]:80", "access-denied"),
+        ("/listen?[::2]:0", "address-not-bindable"),
+        ("/listen?[::ffff:127.0.0.1]:0", "invalid-argument"),
+    ] {
+        assert_eq!(pod.text(path), format!("error: {error}"), "{path}");
+    }
+}
+
+/// A server that is a command; where it listens.
+fn echo_server(engine: &Engine, program: &Program, id: &str) -> SocketAddr {
     let address = pod_address();
     let mut spec = engine.spec(id, program);
     spec["args"] = json!(["tcp-echo", "serve", "7000"]);
@@ -182,7 +209,48 @@ fn stopped(engine: &Engine, program: &Program, id: &str, grace: f64) -> (Duratio
     let answer = engine.put(id, &spec);
     assert_eq!(answer.status, 201, "{answer:?}");
     engine.wait_for_log(id, &["stdout F listening on port 7000"]);
-    let there = SocketAddr::new(address.parse().expect("address"), 7000);
+    SocketAddr::new(address.parse().expect("address"), 7000)
+}
+
+#[test]
+fn a_flood_of_clients_leaves_room_for_others() {
+    use std::os::unix::process::CommandExt as _;
+    let engine = Engine::start_with(|command| {
+        // SAFETY: the call is a system call and nothing else.
+        unsafe {
+            command.pre_exec(|| {
+                let limit = rustix::process::Rlimit {
+                    current: Some(400),
+                    maximum: Some(400),
+                };
+                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
+                    .map_err(Into::into)
+            });
+        }
+    });
+    let program = Program::compile(engine.directory.path(), ECHO);
+    let [one, other] = ["one", "other"].map(|id| echo_server(&engine, &program, id));
+    let flood: Vec<TcpStream> = (0..300)
+        .map(|_| TcpStream::connect(one).expect("connect"))
+        .collect();
+    let answered = |mut stream: &TcpStream| {
+        let mut byte = [0];
+        stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+        stream.write_all(b"x").is_ok() && stream.read_exact(&mut byte).is_ok()
+    };
+    let served = flood.iter().filter(|it| answered(it)).count();
+    // Of the hundred for clients half is left.
+    assert!((1..=50).contains(&served), "{served}");
+    assert_eq!(exchange(other, "hello").expect("echo"), "hello");
+    drop(flood);
+    eventually("it is as before", || {
+        exchange(one, "hello").is_ok_and(|it| it == "hello")
+    });
+}
+
+/// A server stopped with so much grace once it listens; how long it took to end, and as what.
+fn stopped(engine: &Engine, program: &Program, id: &str, grace: f64) -> (Duration, i64) {
+    let there = echo_server(engine, program, id);
     assert_eq!(exchange(there, "hello").expect("echo"), "hello");
     let begin = Instant::now();
     assert_eq!(engine.stop(id, grace).status, 202);

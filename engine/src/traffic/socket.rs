@@ -326,3 +326,133 @@ fn with_ip(mut address: SocketAddr, ip: IpAddr) -> SocketAddr {
     address.set_ip(ip);
     address
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol;
+    use crate::traffic::Shared;
+    use proptest::prelude::*;
+    use std::sync::OnceLock;
+    use tokio::runtime::{Builder, Runtime};
+    use tokio::sync::Semaphore;
+
+    fn network(addresses: &[&str]) -> Arc<Network> {
+        static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+        let runtime =
+            RUNTIME.get_or_init(|| Builder::new_current_thread().build().expect("runtime"));
+        let clients = Arc::new(Semaphore::new(1));
+        let shared = Shared::new(1, &clients, runtime.handle().clone());
+        let spec = protocol::Network {
+            addresses: addresses
+                .iter()
+                .map(|it| it.parse().expect("address"))
+                .collect(),
+            host: false,
+            hosts: String::new(),
+            resolv_conf: String::new(),
+        };
+        Network::new(spec, &shared)
+    }
+
+    fn socket(addresses: &[&str], is_ipv4: bool) -> Arc<Socket> {
+        let network = network(addresses);
+        let place = network.room.try_take().expect("place");
+        Socket::new(&network, is_ipv4, place)
+    }
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().expect("address")
+    }
+
+    #[test]
+    fn addresses_go_there_and_back() {
+        for (is_ipv4, own, localhost, any) in [
+            (true, "10.244.0.5:80", "127.0.0.1:80", "0.0.0.0:80"),
+            (false, "[fd00:1::5]:80", "[::1]:80", "[::]:80"),
+        ] {
+            let pod = ["10.244.0.5", "fd00:1::5"];
+            for (asked, bound) in [
+                (own, Bound::Own),
+                (localhost, Bound::Localhost),
+                (any, Bound::Any),
+            ] {
+                let socket = socket(&pod, is_ipv4);
+                assert_eq!(socket.binding(at(asked)), Ok((at(own), bound)));
+                socket.set_bound(bound);
+                assert_eq!(socket.shown_local(at(own), false), at(asked));
+            }
+            let client = socket(&pod, is_ipv4);
+            for asked in [localhost, own] {
+                assert_eq!(client.destination(at(asked)), Ok(at(own)));
+                assert_eq!(client.shown(at(own)), at(asked));
+            }
+        }
+        let four = socket(&["10.244.0.5"], false);
+        assert_eq!(
+            four.binding(at("[::]:80")),
+            Err(ErrorCode::AddressNotBindable)
+        );
+        let unreachable = Err(ErrorCode::RemoteUnreachable);
+        assert_eq!(four.destination(at("[::1]:80")), unreachable);
+    }
+
+    #[test]
+    fn who_listens_on_localhost_hears_the_pod_alone() {
+        let socket = socket(&["10.244.0.5"], true);
+        let (own, other) = (at("10.244.0.5:1"), at("10.244.0.6:1"));
+        for what in [SocketAddrUse::TcpAccept, SocketAddrUse::UdpReceive] {
+            socket.set_bound(Bound::Any);
+            assert!(socket.permits(own, what) && socket.permits(other, what));
+            socket.set_bound(Bound::Localhost);
+            assert!(socket.permits(own, what) && !socket.permits(other, what));
+        }
+    }
+
+    #[test]
+    fn only_callers_from_closed_addresses_are_answered_and_so_many() {
+        let socket = socket(&["127.88.0.1"], true);
+        let caller = at("127.0.0.1:53");
+        assert!(!socket.permits(caller, SocketAddrUse::UdpSend));
+        assert!(socket.permits(caller, SocketAddrUse::UdpReceive));
+        assert!(socket.permits(caller, SocketAddrUse::UdpSend));
+        assert_eq!(socket.destination(caller), Ok(caller));
+        assert!(!socket.permits(at("127.0.0.1:54"), SocketAddrUse::UdpSend));
+        for port in 1000..1000 + CALLERS as u16 {
+            let other = SocketAddr::new(caller.ip(), port);
+            assert!(socket.permits(other, SocketAddrUse::UdpReceive));
+        }
+        assert!(!socket.permits(caller, SocketAddrUse::UdpSend));
+        assert_eq!(socket.destination(caller), Ok(at("127.88.0.1:53")));
+    }
+
+    proptest! {
+        /// Whatever a guest says: nothing is bound but the pod's addresses, and nothing closed is reached.
+        #[test]
+        fn nothing_closed_comes_through(bits in any::<u128>(), four in any::<u32>(), form in 0..5, port in any::<u16>()) {
+            let ip: IpAddr = match form {
+                0 => Ipv4Addr::from_bits(four).into(),
+                1 => Ipv4Addr::from_bits(127 << 24 | four & 0xff_ffff).into(),
+                2 => Ipv6Addr::from_bits(0xffff_0000_0000 | u128::from(four)).into(),
+                3 => Ipv6Addr::from_bits(u128::from(four)).into(),
+                _ => Ipv6Addr::from_bits(bits).into(),
+            };
+            let asked = SocketAddr::new(ip, port);
+            for is_ipv4 in [true, false] {
+                let socket = socket(&["10.244.0.5", "fd00:1::5"], is_ipv4);
+                if let Ok((real, _)) = socket.binding(asked)
+                    && socket.permits(real, SocketAddrUse::TcpBind)
+                {
+                    let is_implicit = real.ip().is_unspecified() && real.port() == 0;
+                    prop_assert!(socket.network.policy.is_own(real.ip()) || is_implicit);
+                }
+                if let Ok(real) = socket.destination(asked)
+                    && socket.permits(real, SocketAddrUse::TcpConnect)
+                {
+                    prop_assert!(!real.ip().is_loopback() && !real.ip().is_unspecified());
+                    prop_assert_eq!(real.ip(), real.ip().to_canonical());
+                }
+            }
+        }
+    }
+}

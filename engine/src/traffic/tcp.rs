@@ -6,12 +6,15 @@ use crate::traffic::sockets::same;
 use std::net::SocketAddr;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::bindings::sockets::network::{
-    IpAddressFamily, IpSocketAddress, Network as Capability,
+    ErrorCode, IpAddressFamily, IpSocketAddress, Network as Capability,
 };
 use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket as _;
 use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as _;
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, SocketError, SocketResult, TcpSocket};
 use wasmtime_wasi::sockets::{WasiSocketsCtxView, WasiSocketsView as _};
+
+/// Clients that one call closes for want of room, so that a flood of them does not hold the thread.
+const TURNED_AWAY: usize = 64;
 
 /// A socket that was accepted, and its streams.
 type Accepted = (
@@ -85,7 +88,7 @@ impl Guest {
     /// The next client that the container has room for; others are turned away, so that they do not wait for nothing.
     pub fn accept_tcp(&mut self, this: Resource<TcpSocket>) -> SocketResult<Accepted> {
         let listener = self.traffic().get(&this)?;
-        loop {
+        for _ in 0..TURNED_AWAY {
             let (client, input, output) = self.sockets().accept(same(&this))?;
             if let Some(accepted) = listener.accepted() {
                 self.traffic().keep(&client, &accepted);
@@ -96,6 +99,7 @@ impl Guest {
             table.delete(output)?;
             table.delete(client)?;
         }
+        Err(ErrorCode::WouldBlock.into())
     }
 
     pub fn tcp_local(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {

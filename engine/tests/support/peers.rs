@@ -45,7 +45,11 @@ pub struct Pod {
 impl Pod {
     /// One of `engine`'s, with these parts of its network changed.
     pub fn start(engine: &Engine, program: &Program, network: Value) -> Self {
-        let address = pod_address();
+        Self::at(engine, program, &pod_address(), network)
+    }
+
+    /// One at this address.
+    pub fn at(engine: &Engine, program: &Program, address: &str, network: Value) -> Self {
         let mut spec = engine.spec(&address.replace('.', "-"), program);
         spec["kind"] = json!("http");
         spec["http"] = json!({"addresses": [address], "ports": [8080]});
@@ -58,7 +62,9 @@ impl Pod {
         }
         let answer = engine.put(&address.replace('.', "-"), &spec);
         assert_eq!(answer.status, 201, "{answer:?}");
-        Self { address }
+        Self {
+            address: address.to_owned(),
+        }
     }
 
     /// Asks the guest; its answer is read line by line.

@@ -177,11 +177,7 @@ impl Binary {
             )),
             Format::Module => Ok(Kind::Command),
             Format::Component if exports("wasi:http/incoming-handler@0.2.") => Ok(Kind::Http),
-            Format::Component if self.exports_p3("wasi:http/handler") => refuse(
-                "the component serves http by WASI 0.3, which this version of wasmlet does not run yet; \
-                 build it for WASI 0.2"
-                    .into(),
-            ),
+            Format::Component if self.exports_p3("wasi:http/handler") => Ok(Kind::Http),
             Format::Component if exports("wasi:cli/run@0.2.") => Ok(Kind::Command),
             Format::Component if self.exports_p3("wasi:cli/run") => Ok(Kind::Command),
             Format::Component if exports("wasi:http/handler@0.3") || exports("wasi:cli/run@0.3") => refuse(format!(

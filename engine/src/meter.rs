@@ -33,6 +33,11 @@ pub fn give_way() {
     GAVE_WAY.set(true);
 }
 
+/// Whether the guest that is just polled on this thread has done so in this poll.
+pub fn has_given_way() -> bool {
+    GAVE_WAY.get()
+}
+
 /// The CPU time of one container, shared by all its instances.
 pub struct Account {
     nanoseconds: AtomicU64,

@@ -22,7 +22,26 @@ pub enum Program {
     /// Runs once until it returns.
     Command(Command),
     /// Serves requests.
-    Http(http2::bindings::ProxyPre<Guest>),
+    Http(Handler),
+}
+
+/// A guest that serves requests.
+#[derive(Clone)]
+pub enum Handler {
+    /// Of WASI 0.2: one request after the other.
+    P2(http2::bindings::ProxyPre<Guest>),
+    /// Of WASI 0.3: several requests at once.
+    P3(http3::bindings::ServicePre<Guest>),
+}
+
+impl Handler {
+    /// Where its instances are made.
+    pub fn engine(&self) -> &Engine {
+        match self {
+            Self::P2(program) => program.engine(),
+            Self::P3(program) => program.engine(),
+        }
+    }
 }
 
 /// What the guests of one wasmtime engine can import.
@@ -74,7 +93,13 @@ impl Linkers {
                     found.map(Command::P3).map_err(|_| error)
                 })
                 .map(Program::Command),
-            Kind::Http => http2::bindings::ProxyPre::new(found).map(Program::Http),
+            Kind::Http => http2::bindings::ProxyPre::new(found)
+                .map(Handler::P2)
+                .or_else(|error| {
+                    let found = http3::bindings::ServicePre::new(newer);
+                    found.map(Handler::P3).map_err(|_| error)
+                })
+                .map(Program::Http),
         }
     }
 

@@ -159,9 +159,9 @@ pub struct Http {
     pub addresses: Vec<IpAddr>,
     /// TCP ports that the engine listens on.
     pub ports: Vec<u16>,
-    /// Requests that one instance may serve, one after the other.
-    #[serde(default = "one")]
-    pub reuse: u32,
+    /// Requests that one instance may serve in all; `None` is 1, and 128 for one of WASI 0.3, which serves up to 16 at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reuse: Option<u32>,
     /// Instances at once.
     #[serde(default = "hundred")]
     pub max_instances: u32,
@@ -181,10 +181,6 @@ impl Http {
     pub fn listeners(&self) -> usize {
         self.addresses.len() * self.ports.len()
     }
-}
-
-fn one() -> u32 {
-    1
 }
 
 fn hundred() -> u32 {

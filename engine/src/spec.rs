@@ -88,7 +88,7 @@ fn check_http(spec: &SandboxSpec) -> Result<(), Error> {
     if http.ports.is_empty() || http.ports.contains(&0) {
         return Err(bad_request("http.ports is empty, or has the port 0"));
     }
-    if http.reuse == 0 || http.max_instances == 0 {
+    if http.reuse == Some(0) || http.max_instances == 0 {
         return Err(bad_request(
             "http.reuse and http.maxInstances are 1 at least",
         ));

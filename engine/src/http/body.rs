@@ -1,6 +1,7 @@
 //! What goes each way: an answer's body, which ends with its guest if the client goes, and is cut if the guest fails.
 
 use crate::http::request::{Exchange, Open};
+use crate::http::worker::Watched;
 use crate::meter::Owned;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -11,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use wasmtime_wasi_http::Error;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::WasiBody;
 
 /// The body of an answer.
 pub enum Answer {
@@ -21,12 +22,37 @@ pub enum Answer {
     Guest(Box<GuestBody>),
 }
 
+/// What a guest does for one request; ended with it.
+pub enum Work {
+    /// An instance that has nothing else to do.
+    Instance(Owned<()>),
+    /// A part of an instance's work.
+    Part(Watched),
+}
+
+impl Work {
+    /// The answer is whole.
+    fn let_go(self) {
+        match self {
+            Self::Instance(guest) => guest.detach(),
+            Self::Part(watched) => watched.finish(),
+        }
+    }
+
+    /// There is no answer: lets it find out why.
+    pub fn detach(self) {
+        if let Self::Instance(guest) = self {
+            guest.detach();
+        }
+    }
+}
+
 /// A body that a guest makes while it is sent.
 pub struct GuestBody {
-    body: HyperOutgoingBody,
+    body: WasiBody,
     exchange: Arc<Exchange>,
     /// Ends the guest with the body, until all of it is made.
-    guest: Option<Owned<()>>,
+    guest: Option<Work>,
     /// Bytes that are still to come, where the guest has said how many.
     left: Option<u64>,
     _open: Open,
@@ -35,9 +61,9 @@ pub struct GuestBody {
 impl GuestBody {
     /// The body of `response`, of which the guest makes the rest.
     pub fn wrap(
-        response: Response<HyperOutgoingBody>,
+        response: Response<WasiBody>,
         exchange: Arc<Exchange>,
-        guest: Owned<()>,
+        guest: Work,
         open: Open,
     ) -> Response<Answer> {
         let left = response
@@ -67,7 +93,7 @@ impl GuestBody {
     /// The client has everything; what the guest does from now on is its own affair.
     fn let_go(&mut self) {
         if let Some(guest) = self.guest.take() {
-            guest.detach();
+            guest.let_go();
         }
     }
 

@@ -8,12 +8,12 @@ use crate::sync::lock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::Proxy;
 
 /// How long an instance waits for its next request.
-const KEPT: Duration = Duration::from_secs(1);
+pub const KEPT: Duration = Duration::from_secs(1);
 
 /// A guest that can be called.
 pub struct Instance {
@@ -56,7 +56,7 @@ impl Instances {
             most,
             waiting: AtomicU32::new(0),
             most_waiting: settings.max_queued,
-            reuse: settings.reuse,
+            reuse: settings.reuse.unwrap_or(1),
             kept: Arc::default(),
         }
     }
@@ -77,6 +77,11 @@ impl Instances {
             Ok(Ok(permit)) => Ok(permit),
             _ => Err(Full),
         }
+    }
+
+    /// The right to have an instance, if there is one now.
+    pub fn try_enter(&self) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+        Arc::clone(&self.permits).try_acquire_owned()
     }
 
     /// One that waits for a request.

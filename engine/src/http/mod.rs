@@ -1,8 +1,8 @@
 //! Guests that serve HTTP: their listeners and connections, an instance for each request, their end.
 //!
 //! - `listen`: sockets; `connection`: one client's; `request`: from a request to its answer; `body`: what goes each way
-//! - `instances`: those at work, those kept for another request, and who waits for one; `health`: whether it is worth
-//!   going on
+//! - `instances`: those at work, those kept for another request, and who waits for one; `worker`: those that serve several
+//!   requests at once; `health`: whether it is worth going on
 
 mod body;
 mod connection;
@@ -10,13 +10,15 @@ mod health;
 mod instances;
 mod listen;
 mod request;
+mod worker;
 
 pub use listen::Connections;
 
 use crate::exit::Ending;
-use crate::guest::{Guest, World};
+use crate::guest::World;
 use crate::log::Log;
 use crate::meter::{Account, Owned, Threads};
+use crate::program::Handler;
 use crate::protocol::{self, Error};
 use crate::sandbox::{Requests, Sandbox, Stop};
 use health::Health;
@@ -26,7 +28,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use worker::Workers;
 
 /// How long connections may take to send what is left when the last answer is made.
 const FLUSH: Duration = Duration::from_millis(500);
@@ -50,7 +52,7 @@ enum Phase {
 /// What a server is made of.
 pub struct Parts {
     /// The guest.
-    pub program: ProxyPre<Guest>,
+    pub program: Handler,
     /// What its instances see.
     pub world: Arc<World>,
     /// Where and how it serves.
@@ -71,6 +73,7 @@ pub struct Parts {
 pub struct Server {
     parts: Parts,
     instances: Instances,
+    workers: Workers,
     health: Health,
     phase: watch::Sender<Phase>,
     /// Connections that it has.
@@ -88,10 +91,12 @@ impl Server {
         let trial = request::trial(&parts).await?;
         let listeners = listen::bind(&parts)?;
         let instances = Instances::new(&parts.settings, parts.world.memory_limit(), trial);
+        let workers = Workers::new(parts.settings.reuse, parts.settings.max_queued);
         let most_open = instances.most().saturating_add(parts.settings.max_queued);
         let server = Self {
             parts,
             instances,
+            workers,
             health: Health::default(),
             phase: watch::Sender::new(Phase::Serving),
             connections: AtomicUsize::new(0),

@@ -3,23 +3,26 @@
 use crate::command::not_started;
 use crate::exit::Ending;
 use crate::guest::Guest;
-use crate::http::body::{Answer, GuestBody};
+use crate::http::body::{Answer, GuestBody, Work};
 use crate::http::connection::Client;
-use crate::http::instances::Instance;
+use crate::http::instances::{Full, Instance};
+use crate::http::worker::Worker;
 use crate::http::{Parts, Phase, Server, seconds};
 use crate::meter::Owned;
+use crate::program::Handler;
 use crate::protocol::{Error, ErrorReason};
+use crate::sync::lock;
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use wasmtime::{PoolConcurrencyLimitError, Result, Store};
-use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{WasiBody, WasiHttpView as _};
 
 /// How often a client is looked for that does not have its answer.
 const LOOK: Duration = Duration::from_millis(500);
@@ -27,8 +30,11 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Of a request's path this much is logged.
 const PATH_CHARACTERS: usize = 200;
 
+/// What a client hears that came when nobody had time.
+const CROWDED: &str = "too many requests wait already";
+
 /// What a guest answers.
-type Head = Result<Response<HyperOutgoingBody>, ErrorCode>;
+pub type Head = Result<Response<WasiBody>, ErrorCode>;
 
 /// One request, from its head to the end of the guest's work for it.
 pub struct Exchange {
@@ -43,13 +49,27 @@ pub struct Exchange {
     /// Milliseconds from the beginning to the last part of the answer.
     progress: AtomicU64,
     failure: OnceLock<Failure>,
+    /// Wakes who waits for its end.
+    settled: Notify,
+    /// In a shared instance: the guest has done what it was asked for.
+    is_whole: AtomicBool,
+    place: Mutex<Place>,
+}
+
+/// Where a request is that shares its instance.
+enum Place {
+    Waiting,
+    In(Arc<Worker>),
+    Left,
 }
 
 /// Why a request came to nothing.
 #[derive(Clone, Debug)]
-enum Failure {
+pub enum Failure {
     /// The guest did what it may not, or there is no instance of it.
     Ended(Ending),
+    /// An instance that may have had other requests, too, did so.
+    Shared(Ending),
     /// It returned without an answer.
     Silent,
     /// It answered with an error of its own.
@@ -58,6 +78,8 @@ enum Failure {
     Late,
     /// No room for another instance in this engine.
     NoRoom,
+    /// No instance had room for it in its time.
+    Crowded,
     /// The sandbox was ended.
     Stopped,
     /// Nobody waits for an answer any more.
@@ -91,8 +113,11 @@ pub async fn trial(parts: &Parts) -> Result<u64, Error> {
     let program = parts.program.clone();
     let guest = async move {
         let mut store = store;
-        let made = program.instantiate_async(&mut store).await;
-        made.map(|_| store.data().memory_bytes())
+        let made = match program {
+            Handler::P2(program) => program.instantiate_async(&mut store).await.map(drop),
+            Handler::P3(program) => program.instantiate_async(&mut store).await.map(drop),
+        };
+        made.map(|()| store.data().memory_bytes())
             .map_err(|error| not_started(&error))
     };
     match parts.threads.spawn(&parts.account, guest).await {
@@ -136,13 +161,16 @@ impl Server {
         };
         let exchange = Arc::new(Exchange::new(&request, client));
         let limit = seconds(self.parts.settings.request_timeout_seconds);
-        let Ok(permit) = self.instances.enter(exchange.begin + limit).await else {
-            return too_many("too many requests wait already");
-        };
         let (send, head) = oneshot::channel();
-        let work = Arc::clone(&self).work(request, Arc::clone(&exchange), send, permit, limit);
-        let guest = Owned::new(tokio::spawn(work));
-        match head.await {
+        let Ok(guest) = self.begin(request, &exchange, send, limit).await else {
+            return too_many(CROWDED);
+        };
+        let head = tokio::select! {
+            biased;
+            head = head => head,
+            () = exchange.settled() => Ok(Err(ErrorCode::InternalError(None))),
+        };
+        match head {
             Ok(Ok(response)) => {
                 exchange.client.note_answer(&exchange);
                 GuestBody::wrap(response, exchange, guest, open)
@@ -154,16 +182,37 @@ impl Server {
         }
     }
 
+    /// Gives the request to an instance.
+    async fn begin(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        exchange: &Arc<Exchange>,
+        head: oneshot::Sender<Head>,
+        limit: Duration,
+    ) -> Result<Work, Full> {
+        let program = match &self.parts.program {
+            Handler::P2(program) => program.clone(),
+            Handler::P3(_) => {
+                let watched = self.hand_over(request, exchange, head, limit)?;
+                return Ok(Work::Part(watched));
+            }
+        };
+        let permit = self.instances.enter(exchange.begin + limit).await?;
+        let its = Arc::clone(exchange);
+        let work = Arc::clone(self).work(program, (request, its, head), permit, limit);
+        Ok(Work::Instance(Owned::new(tokio::spawn(work))))
+    }
+
     /// Runs the guest for one request, within its time, and notes what became of it.
     async fn work(
         self: Arc<Self>,
-        request: Request<Incoming>,
-        exchange: Arc<Exchange>,
-        head: oneshot::Sender<Head>,
+        program: ProxyPre<Guest>,
+        (request, exchange, head): (Request<Incoming>, Arc<Exchange>, oneshot::Sender<Head>),
         permit: OwnedSemaphorePermit,
         limit: Duration,
     ) {
-        let call = Arc::clone(&self).call(request, Arc::clone(&exchange), head, permit);
+        let asked = (request, Arc::clone(&exchange), head);
+        let call = Arc::clone(&self).call(program, asked, permit);
         {
             let guest = self
                 .parts
@@ -184,19 +233,25 @@ impl Server {
         }
     }
 
+    /// Notes why a request came to nothing, if it did.
+    pub fn note_failure(&self, exchange: &Exchange, limit: Duration) {
+        if let Some(failure) = exchange.failure.get() {
+            self.note(exchange, failure, limit);
+        }
+    }
+
     /// The guest's part: everything in here is counted as its computing.
     async fn call(
         self: Arc<Self>,
-        request: Request<Incoming>,
-        exchange: Arc<Exchange>,
-        head: oneshot::Sender<Head>,
+        program: ProxyPre<Guest>,
+        (request, exchange, head): (Request<Incoming>, Arc<Exchange>, oneshot::Sender<Head>),
         permit: OwnedSemaphorePermit,
     ) {
         // Given back when the instance is gone, and so declared before it.
         let _permit = permit;
         let mut instance = match self.instances.take() {
             Some(instance) => instance,
-            None => match self.instantiate().await {
+            None => match self.instantiate(&program).await {
                 Ok(instance) => instance,
                 Err(failure) => return exchange.fail(failure),
             },
@@ -212,8 +267,7 @@ impl Server {
         }
     }
 
-    async fn instantiate(&self) -> Result<Instance, Failure> {
-        let program = &self.parts.program;
+    async fn instantiate(&self, program: &ProxyPre<Guest>) -> Result<Instance, Failure> {
         let mut store = self.parts.world.guest().into_store(program.engine());
         match program.instantiate_async(&mut store).await {
             Ok(proxy) => Ok(Instance {
@@ -228,8 +282,8 @@ impl Server {
 
     fn note(&self, exchange: &Exchange, failure: &Failure, limit: Duration) {
         let why = match failure {
-            Failure::Stopped | Failure::Left => return,
-            Failure::Ended(ending) => ending.clone().verdict().message,
+            Failure::Stopped | Failure::Left | Failure::Crowded => return,
+            Failure::Ended(ending) | Failure::Shared(ending) => ending.clone().verdict().message,
             Failure::Silent => "the guest returned without an answer".to_owned(),
             Failure::Refused(code) => format!("the guest answered with an error: {code}"),
             Failure::Late => format!("the guest took longer than {} s", limit.as_secs_f64()),
@@ -288,6 +342,54 @@ impl Exchange {
             is_over: AtomicBool::new(false),
             progress: AtomicU64::new(0),
             failure: OnceLock::new(),
+            settled: Notify::new(),
+            is_whole: AtomicBool::new(false),
+            place: Mutex::new(Place::Waiting),
+        }
+    }
+
+    /// It is in this instance from now on; false if it is over already.
+    pub fn enter(&self, worker: &Arc<Worker>) -> bool {
+        let mut place = lock(&self.place);
+        let is_there = !matches!(*place, Place::Left);
+        if is_there {
+            *place = Place::In(Arc::clone(worker));
+        }
+        is_there
+    }
+
+    /// It is over, and in no instance any more; in which it was.
+    pub fn leave(&self) -> Option<Arc<Worker>> {
+        match std::mem::replace(&mut *lock(&self.place), Place::Left) {
+            Place::In(worker) => Some(worker),
+            Place::Waiting | Place::Left => None,
+        }
+    }
+
+    /// Whether it is in an instance.
+    pub fn is_placed(&self) -> bool {
+        matches!(*lock(&self.place), Place::In(_))
+    }
+
+    /// The guest has done what it was asked for.
+    pub fn note_whole(&self) {
+        self.is_whole.store(true, Ordering::Relaxed);
+        self.settled.notify_waiters();
+    }
+
+    /// Whether it has.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it has failed, or is whole.
+    pub async fn settled(&self) {
+        loop {
+            let settled = self.settled.notified();
+            if self.has_failed() || self.is_whole() {
+                return;
+            }
+            settled.await;
         }
     }
 
@@ -308,8 +410,10 @@ impl Exchange {
     }
 
     /// The first reason is the one.
-    fn fail(&self, failure: Failure) {
-        let _ = self.failure.set(failure);
+    pub fn fail(&self, failure: Failure) {
+        if self.failure.set(failure).is_ok() {
+            self.settled.notify_waiters();
+        }
     }
 
     /// The last part of the answer is on its way.
@@ -329,7 +433,7 @@ impl Exchange {
 
     /// Waits until nothing has come for so long, or until the client has gone though there is a request's body that
     /// nobody reads: then hyper does not notice. (Of HTTP/2 everything is always read.)
-    async fn overdue(&self, limit: Duration) -> Failure {
+    pub async fn overdue(&self, limit: Duration) -> Failure {
         loop {
             let now = Instant::now();
             let deadline = self.deadline(limit);
@@ -352,17 +456,22 @@ impl Failure {
     /// What the client hears: no more than the kind of failure.
     fn answer(&self) -> Response<Answer> {
         match self {
-            Self::Ended(Ending::OutOfMemory(_)) => Answer::own(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "the guest ran out of memory",
-            ),
-            Self::Ended(_) => Answer::own(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed"),
+            Self::Ended(Ending::OutOfMemory(_)) | Self::Shared(Ending::OutOfMemory(_)) => {
+                Answer::own(
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    "the guest ran out of memory",
+                )
+            }
+            Self::Ended(_) | Self::Shared(_) => {
+                Answer::own(StatusCode::INTERNAL_SERVER_ERROR, "the guest failed")
+            }
             Self::Refused(_) => Answer::own(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "the guest answered with an error",
             ),
             Self::Silent => Answer::own(StatusCode::BAD_GATEWAY, "the guest gave no answer"),
             Self::Late => Answer::own(StatusCode::GATEWAY_TIMEOUT, "the guest took too long"),
+            Self::Crowded => too_many(CROWDED),
             Self::NoRoom => too_many("the engine has no room for another instance"),
             Self::Stopped | Self::Left => {
                 Answer::own(StatusCode::SERVICE_UNAVAILABLE, "the guest was stopped")

@@ -68,6 +68,11 @@ impl WasiHttpHooks for Outgoing {
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         64 * 1024
     }
+
+    /// The same for WASI 0.3.
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        64 * 1024
+    }
 }
 
 struct Times {

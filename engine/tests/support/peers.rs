@@ -330,6 +330,9 @@ pub fn request(reader: &mut impl std::io::BufRead) -> Option<String> {
             }
             body.extend_from_slice(&chunk[..size]);
         }
+    } else if let Some(length) = field("content-length") {
+        body.resize(length.parse().ok()?, 0);
+        reader.read_exact(&mut body).ok()?;
     }
     let first = head.lines().next()?.to_owned();
     let host = field("host").unwrap_or_default();

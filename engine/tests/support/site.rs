@@ -51,7 +51,16 @@ impl Site {
     }
 
     pub fn start_in(engine: Engine, http: Value, change: impl FnOnce(&mut Value)) -> Self {
-        let program = Program::compile(engine.directory.path(), GUEST);
+        Self::start_guest(engine, GUEST, http, change)
+    }
+
+    pub fn start_guest(
+        engine: Engine,
+        guest: &[u8],
+        http: Value,
+        change: impl FnOnce(&mut Value),
+    ) -> Self {
+        let program = Program::compile(engine.directory.path(), guest);
         let address = own_address();
         let site = Self {
             engine,

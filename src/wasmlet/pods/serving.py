@@ -12,8 +12,8 @@ DEFAULT_PORT = 8080
 """The port of a container that names none, nor its image (design section 2)."""
 
 REUSE_ANNOTATION = "wasmlet.dev/http-reuse"
-"""How many requests one instance may serve, one after the other; 1 where it is absent, so that no request sees what
-another one left."""
+"""How many requests one instance may serve. Where it is absent the engine's default for the guest's WASI holds: 1 for
+0.2, so that no request sees what another one left; 128 for 0.3."""
 
 
 def http(
@@ -52,8 +52,10 @@ def _hosts(addresses: Sequence[str]) -> list[str]:
     return [f"[{address}]" if ":" in address else address for address in addresses]
 
 
-def _reuse(pod: Pod) -> int:
-    text = pod.metadata.annotations.get(REUSE_ANNOTATION, "1")
+def _reuse(pod: Pod) -> int | None:
+    text = pod.metadata.annotations.get(REUSE_ANNOTATION)
+    if text is None:
+        return None
     if not (text.isascii() and text.isdigit() and 0 < int(text) < 2**32):
         raise UserError(f"the annotation {REUSE_ANNOTATION} is {text!r}", hint="it is a whole number from 1 on")
     return int(text)

@@ -97,7 +97,7 @@ class Http(Document, frozen=True, kw_only=True):
 
     addresses: list[str]
     ports: list[int]
-    reuse: int = 1
+    reuse: int | None = None
     max_instances: int = 100
     max_queued: int = 1000
     request_timeout_seconds: float = 30.0

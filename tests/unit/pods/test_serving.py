@@ -21,7 +21,7 @@ def test_every_tcp_port_once() -> None:
         ContainerPort(container_port=81, name="a"),
         ContainerPort(container_port=81, name="b"),
     )
-    assert (made.addresses, made.ports, made.reuse) == (["127.88.0.3"], [80, 81], 1)
+    assert (made.addresses, made.ports, made.reuse) == (["127.88.0.3"], [80, 81], None)
     assert addresses(Container(name="c"), made, pod_ips=[]) == ["http://127.88.0.3:80/", "http://127.88.0.3:81/"]
 
 

@@ -1,0 +1,323 @@
+//! Guests that serve HTTP by WASI 0.3: several requests in one instance, streams both ways, limits, their end.
+
+#[path = "support/site.rs"]
+mod site;
+mod support;
+
+use serde_json::{Value, json};
+use site::{PATIENCE, Reply, Site, eventually, reply};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+use support::{Engine, Program};
+
+const GUEST: &[u8] = include_bytes!("../../tests/p3-http-guest/p3-http-guest.wasm");
+
+fn start(http: Value) -> Site {
+    start_with(http, |_| {})
+}
+
+fn start_with(http: Value, change: impl FnOnce(&mut Value)) -> Site {
+    Site::start_guest(Engine::start(), GUEST, http, change)
+}
+
+fn answer(stream: TcpStream) -> Reply {
+    reply(&mut BufReader::new(stream))
+}
+
+#[test]
+fn the_compiler_tells_the_kind() {
+    let directory = tempfile::tempdir().expect("directory");
+    let document = Program::compile(directory.path(), GUEST).document;
+    assert_eq!(
+        (&document["kind"], &document["format"], &document["wasi"]),
+        (&json!("http"), &json!("component"), &json!("p3"))
+    );
+}
+
+#[test]
+fn requests_are_answered_in_the_containers_world() {
+    let site = start_with(json!({}), |spec| {
+        let file = spec["exitFile"].as_str().expect("path");
+        let data = file.replace("web.json", "data");
+        std::fs::create_dir(&data).expect("directory");
+        std::fs::write(format!("{data}/file"), "content").expect("file");
+        spec["env"] = json!([{"name": "A", "value": "1"}]);
+        spec["mounts"] = json!([{"hostPath": data, "guestPath": "/data", "readOnly": true}]);
+    });
+    let hello = site.get("/");
+    assert_eq!(
+        (hello.status, hello.text().as_str()),
+        (200, "Hello from wasmlet!\n")
+    );
+    assert!(
+        hello.head.contains("content-type: text/plain"),
+        "{}",
+        hello.head
+    );
+    assert_eq!(site.get("/env").text(), "A=1");
+    assert_eq!(site.get("/file").text(), "content");
+    assert_eq!(site.get("/log").text(), "logged");
+    site.wait_for_log("stderr F a line of stderr");
+    site.wait_for_log("stdout F a line of stdout");
+    let mut kept = BufReader::new(site.connect());
+    write!(
+        kept.get_mut(),
+        "HEAD / HTTP/1.1\r\nHost: g\r\n\r\nGET / HTTP/1.1\r\nHost: g\r\n\r\n"
+    )
+    .expect("send");
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        kept.read_line(&mut head).expect("line");
+    }
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_eq!(reply(&mut kept).text(), "Hello from wasmlet!\n");
+    let usage = site.usage();
+    assert_eq!(
+        (&usage["requests"], &usage["failures"]),
+        (&json!(6), &json!(0))
+    );
+    assert!(usage["cpuNanoseconds"].as_u64().expect("number") > 0);
+}
+
+#[test]
+fn bodies_stream_both_ways() {
+    let site = start(json!({}));
+    let mut stream = site.connect();
+    write!(
+        stream,
+        "POST /echo HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    .expect("send");
+    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+    let mut head = String::new();
+    for (number, chunk) in ["one", "two", "six"].iter().enumerate() {
+        write!(stream, "3\r\n{chunk}\r\n").expect("send");
+        if number == 0 {
+            while !head.ends_with("\r\n\r\n") {
+                reader.read_line(&mut head).expect("head");
+            }
+        }
+        // The answer comes before the request has ended.
+        let mut echoed = [0; 8];
+        reader.read_exact(&mut echoed).expect("chunk");
+        assert_eq!(&echoed, format!("3\r\n{chunk}\r\n").as_bytes());
+    }
+    write!(stream, "0\r\n\r\n").expect("send");
+    let mut rest = [0; 5];
+    reader.read_exact(&mut rest).expect("end");
+    assert_eq!(&rest, b"0\r\n\r\n");
+    assert_eq!(site.get("/stream?3000000").body.len(), 3_000_000);
+    assert_eq!(site.get("/drip?1").text(), "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n");
+}
+
+#[test]
+fn who_reads_slowly_makes_the_other_side_wait() {
+    let site = start(json!({}));
+    // The client does not read; the guest would write half a gigabyte.
+    let mut slow = site.ask("/stream?500000000");
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(site.engine.memory_kib("VmRSS:") < 200_000);
+    let mut part = vec![0; 1_000_000];
+    slow.read_exact(&mut part).expect("part");
+    drop(slow);
+    // The guest does not read; the client would send as much.
+    let mut sender = site.connect();
+    write!(
+        sender,
+        "POST /sleep?1000 HTTP/1.1\r\nHost: g\r\nContent-Length: 500000000\r\n\r\n"
+    )
+    .expect("send");
+    sender
+        .set_write_timeout(Some(Duration::from_millis(300)))
+        .expect("timeout");
+    let mut sent = 0;
+    while let Ok(count) = sender.write(&part) {
+        sent += count;
+        assert!(sent < 100_000_000, "nobody waits");
+    }
+    assert!(site.engine.memory_kib("VmRSS:") < 200_000);
+}
+
+#[test]
+fn an_instance_serves_many_requests_and_several_at_once() {
+    let site = start(json!({"maxInstances": 1}));
+    let waiting: Vec<TcpStream> = (0..20).map(|_| site.ask("/together?300")).collect();
+    let most: Vec<u32> = waiting
+        .into_iter()
+        .map(|it| answer(it).text().parse().expect("number"))
+        .collect();
+    assert_eq!(most.iter().max(), Some(&16), "{most:?}");
+    let begin = Instant::now();
+    let counts: Vec<String> = (0..150).map(|_| site.get("/count").text()).collect();
+    assert!(begin.elapsed() < PATIENCE);
+    // 20 were served before these.
+    assert_eq!(
+        (
+            counts[0].as_str(),
+            counts[107].as_str(),
+            counts[108].as_str()
+        ),
+        ("21", "128", "1")
+    );
+    let site = start(json!({"reuse": 1}));
+    assert_eq!(
+        [site.get("/count").text(), site.get("/count").text()],
+        ["1", "1"]
+    );
+    let site = start(json!({}));
+    assert_eq!(site.get("/count").text(), "1");
+    assert_eq!(site.get("/count").text(), "2");
+    // One that waits too long goes.
+    std::thread::sleep(Duration::from_millis(2000));
+    assert_eq!(site.get("/count").text(), "1");
+}
+
+#[test]
+fn one_that_computes_gets_no_more_requests() {
+    let site = start(json!({}));
+    let computing = site.ask("/spin?3000");
+    std::thread::sleep(Duration::from_millis(200));
+    let begin = Instant::now();
+    assert_eq!(site.get("/count").text(), "1");
+    assert!(
+        begin.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        begin.elapsed()
+    );
+    assert_eq!(answer(computing).text(), "spun");
+}
+
+#[test]
+fn failures_are_told_to_client_and_log() {
+    let site = start(json!({"requestTimeoutSeconds": 1}));
+    let trap = site.get("/trap");
+    assert_eq!(
+        (trap.status, trap.text().as_str()),
+        (500, "the guest failed\n")
+    );
+    site.wait_for_log(
+        "wasmlet: GET /trap failed: wasm trap: wasm `unreachable` instruction executed",
+    );
+    assert_eq!(site.get("/refuse").status, 500);
+    site.wait_for_log(
+        "GET /refuse failed: the guest answered with an error: ErrorCode::InternalError",
+    );
+    for path in ["/sleep?60000", "/spin?60000"] {
+        let begin = Instant::now();
+        assert_eq!(site.get(path).status, 504, "{path}");
+        assert!(begin.elapsed() < Duration::from_secs(5));
+    }
+    site.wait_for_log("GET /spin failed: the guest took longer than 1 s");
+    // Half an answer is no whole one.
+    for path in ["/broken", "/stuck"] {
+        let mut text = String::new();
+        let mut stream = site.ask(path);
+        stream.read_to_string(&mut text).expect("text");
+        assert!(
+            text.contains("half") && !text.ends_with("0\r\n\r\n"),
+            "{path}: {text}"
+        );
+    }
+    assert_eq!(site.usage()["failures"], 6);
+    site.is_well();
+}
+
+#[test]
+fn a_trap_ends_the_requests_beside_it_and_counts_once() {
+    let site = start(json!({"maxInstances": 1}));
+    let beside: Vec<TcpStream> = (0..8).map(|_| site.ask("/sleep?60000")).collect();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(site.get("/trap").status, 500);
+    for stream in beside {
+        assert_eq!(answer(stream).status, 500);
+    }
+    // Nine requests failed of one trap; five traps would be the end.
+    site.is_well();
+    for _ in 0..5 {
+        let _ = site.ask("/trap").read(&mut [0; 100]);
+    }
+    let exit = site.engine.exit("web");
+    assert_eq!(
+        (&exit["exitCode"], &exit["fault"]),
+        (&json!(134), &json!("guest"))
+    );
+}
+
+#[test]
+fn a_client_that_goes_takes_its_request_along() {
+    let site = start(json!({"maxInstances": 1}));
+    for path in ["/sleep?60000", "/spin?60000", "/stuck"] {
+        let gone = site.ask(path);
+        std::thread::sleep(Duration::from_millis(200));
+        drop(gone);
+        let begin = Instant::now();
+        assert_eq!(site.get("/").status, 200);
+        assert!(begin.elapsed() < Duration::from_secs(3), "{path}");
+    }
+    // Those beside it are served to their end.
+    let beside = site.ask("/sleep?1000");
+    std::thread::sleep(Duration::from_millis(200));
+    let gone = site.ask("/sleep?60000");
+    std::thread::sleep(Duration::from_millis(200));
+    drop(gone);
+    assert_eq!(answer(beside).text(), "slept");
+    // One that has its answer has nothing to do with what follows.
+    assert_eq!(site.get("/after?100").text(), "answered");
+    site.wait_for_log("after the answer");
+}
+
+#[test]
+fn limits_are_the_containers() {
+    let site = start_with(json!({}), |spec| {
+        spec["memoryLimitBytes"] = json!(30_000_000)
+    });
+    let large = site.get("/allocate?50000000");
+    assert_eq!(
+        (large.status, large.text().as_str()),
+        (500, "the guest ran out of memory\n")
+    );
+    site.is_well();
+    let site = start(json!({"maxInstances": 1, "maxQueued": 1, "reuse": 1}));
+    let first = site.ask("/sleep?700");
+    std::thread::sleep(Duration::from_millis(100));
+    let second = site.ask("/sleep?1");
+    std::thread::sleep(Duration::from_millis(100));
+    let third = site.get("/");
+    assert_eq!(third.status, 503);
+    assert!(third.head.contains("retry-after: 1"), "{}", third.head);
+    assert_eq!((answer(first).status, answer(second).status), (200, 200));
+    let site = start(json!({"maxInstances": 1, "reuse": 1, "requestTimeoutSeconds": 0.5}));
+    let first = site.ask("/drip?100");
+    std::thread::sleep(Duration::from_millis(100));
+    // It waits for its own time, and has not cost the one before it anything.
+    assert_eq!(site.get("/").status, 503);
+    assert_eq!(answer(first).text().len(), 20);
+}
+
+#[test]
+fn a_stop_lets_requests_finish() {
+    let site = start(json!({"lameDuckSeconds": 0.3}));
+    site.is_well();
+    let running = site.ask("/sleep?1000");
+    std::thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    assert_eq!(site.engine.stop("web", 10.0).status, 202);
+    eventually("the listener closes", || {
+        TcpStream::connect((site.address.as_str(), 8080)).is_err()
+    });
+    assert_eq!(answer(running).text(), "slept");
+    let exit = site.engine.exit("web");
+    assert_eq!(
+        (&exit["exitCode"], &exit["reason"]),
+        (&json!(0), &json!("Completed"))
+    );
+    assert!(begin.elapsed() < Duration::from_secs(5));
+    let site = start(json!({}));
+    let _spinning = site.ask("/spin?60000");
+    std::thread::sleep(Duration::from_millis(100));
+    let begin = Instant::now();
+    site.engine.stop("web", 0.5);
+    assert_eq!(site.engine.exit("web")["exitCode"], 137);
+    assert!(begin.elapsed() < Duration::from_secs(3));
+}

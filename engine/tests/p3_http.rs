@@ -186,6 +186,15 @@ fn one_that_computes_gets_no_more_requests() {
         begin.elapsed()
     );
     assert_eq!(answer(computing).text(), "spun");
+    // One that has waited before it began to compute, too.
+    let site = start(json!({"requestTimeoutSeconds": 3}));
+    let mut stuck = site.ask("/stuck");
+    std::thread::sleep(Duration::from_millis(300));
+    for _ in 0..3 {
+        assert_eq!(site.get("/").status, 200);
+    }
+    let mut text = String::new();
+    stuck.read_to_string(&mut text).expect("text");
 }
 
 #[test]

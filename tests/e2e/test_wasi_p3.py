@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import urllib.request
 
 from tests.e2e.conftest import Wasmlet
-from tests.support.guests import p3_command
+from tests.support.guests import p3_command, p3_http
 
 POD = """
 apiVersion: v1
@@ -46,3 +48,18 @@ def test_it_is_inspected_as_experimental(wasmlet: Wasmlet) -> None:
         "command", "p3", "0.3.2", True,
     )  # fmt: skip
     assert (found["missing"], found["problem"]) == ([], "")
+
+
+def test_a_server_answers_from_one_instance(wasmlet: Wasmlet) -> None:
+    running = wasmlet.start("run", p3_http())
+    try:
+        assert running.stderr is not None
+        url = next(line.decode().strip() for line in running.stderr if b"http://" in line)
+        url = "http://" + url.partition("http://")[2]
+        answers = [urllib.request.urlopen(f"{url}count", timeout=20).read() for _ in range(3)]
+        assert answers == [b"1", b"2", b"3"]
+        request = urllib.request.Request(f"{url}echo", data=b"both ways" * 10_000)
+        assert urllib.request.urlopen(request, timeout=20).read() == b"both ways" * 10_000
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.communicate(timeout=20)

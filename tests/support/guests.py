@@ -36,6 +36,11 @@ def p3_command() -> Path:
     return built(ROOT / "tests" / "p3-command-guest" / "p3-command-guest.wasm")
 
 
+def p3_http() -> Path:
+    """Give the component that serves HTTP by WASI 0.3: each path of its requests is one behaviour."""
+    return built(ROOT / "tests" / "p3-http-guest" / "p3-http-guest.wasm")
+
+
 def demo_guest(language: str) -> Path:
     """Give the binary of a hello-world demo; Go's is the one guest here of a real program's size."""
     return built(DEMOS / f"hello-world-{language}" / f"hello-world-wasi-{language}.wasm")

@@ -358,6 +358,14 @@ impl Exchange {
         is_there
     }
 
+    /// It is in no instance any more, and wants another one.
+    pub fn wait(&self) {
+        let mut place = lock(&self.place);
+        if matches!(*place, Place::In(_)) {
+            *place = Place::Waiting;
+        }
+    }
+
     /// It is over, and in no instance any more; in which it was.
     pub fn leave(&self) -> Option<Arc<Worker>> {
         match std::mem::replace(&mut *lock(&self.place), Place::Left) {

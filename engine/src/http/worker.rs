@@ -23,7 +23,7 @@ use hyper::http::uri::{Authority, Scheme};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -52,8 +52,6 @@ pub struct Workers {
     reuse: u32,
     most_waiting: usize,
     state: Mutex<State>,
-    /// How many wait; spares the lock.
-    waiting: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -120,7 +118,6 @@ impl Workers {
             reuse: reuse.unwrap_or(REUSE),
             most_waiting: most_waiting as usize,
             state: Mutex::default(),
-            waiting: AtomicUsize::new(0),
         }
     }
 }
@@ -145,8 +142,6 @@ impl Server {
                 return Err(Full);
             }
             state.waiting.push_back(job);
-            let count = state.waiting.len();
-            self.workers.waiting.store(count, Ordering::Relaxed);
         }
         drop(state);
         let seat = Seat {
@@ -185,9 +180,6 @@ impl Server {
 
     /// Gives those that wait to instances that have room now.
     fn relieve(self: &Arc<Self>) {
-        if self.workers.waiting.load(Ordering::Relaxed) == 0 {
-            return;
-        }
         let mut state = lock(&self.workers.state);
         while let Some(job) = state.waiting.pop_front() {
             // Nobody waits for it any more.
@@ -199,8 +191,6 @@ impl Server {
                 break;
             }
         }
-        let count = state.waiting.len();
-        self.workers.waiting.store(count, Ordering::Relaxed);
     }
 
     /// Waits until a request is over, or its time is; its seat is left then.
@@ -279,14 +269,29 @@ impl Server {
         let mut serving = std::pin::pin!(serving);
         let served = poll_fn(|context| {
             let polled = serving.as_mut().poll(context);
-            // It waits; a guest whose tick is over does not.
-            let waits = polled.is_pending() && !meter::has_given_way();
-            if waits && !worker.is_ready.swap(true, Ordering::Relaxed) {
-                self.relieve();
+            if polled.is_pending() {
+                self.note_pause(worker);
             }
             polled
         });
         served.await.flatten()
+    }
+
+    /// An instance has stopped for now: it waits, or only gives way because its tick is over.
+    fn note_pause(self: &Arc<Self>, worker: &Worker) {
+        let is_ready = !meter::has_given_way();
+        let was_ready = worker.is_ready.swap(is_ready, Ordering::Relaxed);
+        if is_ready && !was_ready {
+            self.relieve();
+        }
+        if !is_ready {
+            // Others may have time for what it has not begun with.
+            let jobs = worker.take_back();
+            if !jobs.is_empty() {
+                lock(&self.workers.state).waiting.extend(jobs);
+                self.relieve();
+            }
+        }
     }
 
     fn note_fall(&self, worker: &Worker, error: &wasmtime::Error) {
@@ -434,6 +439,23 @@ impl Worker {
 
     fn next(&self) -> Option<Box<Job>> {
         lock(&self.inner).inbox.pop_front()
+    }
+
+    /// Gives back what it has not begun with.
+    fn take_back(&self) -> VecDeque<Box<Job>> {
+        let mut inner = lock(&self.inner);
+        let jobs = std::mem::take(&mut inner.inbox);
+        for job in &jobs {
+            inner.open.retain(|it| !Arc::ptr_eq(it, &job.exchange));
+            inner.given -= 1;
+            job.exchange.wait();
+        }
+        if !jobs.is_empty() && inner.open.is_empty() {
+            inner.since = Some(Instant::now());
+            drop(inner);
+            self.changed.notify_waiters();
+        }
+        jobs
     }
 
     /// A request is over; unless it was finished, this instance is at work on it still, and gets no more.

@@ -8,7 +8,7 @@ Nouns:
 - The **registry** (`registry`) speaks the OCI distribution API through the `transport` (connections, TLS, time limits,
   redirects) and `authentication` (basic, bearer tokens). aiohttp is imported at the first request, not before.
 - A **manifest** (`manifest`) lists blobs; the **layout** (`layouts`, `configuration`) says which blob is the module,
-  which are layers of files, and how the image starts. All pure.
+  which are layers of files, and how the image starts; `spin` does so for Spin's applications. All pure.
 - A **tree** (`trees`) is what layers unpack to, once: a helper process (`unpacking`) reads them (`layers`) into a value
   (`filesystem`, pure), from which each container's root is made (`laying`) and its program found (`programs`).
 - The **store** (`store`, `ingest`) is an OCI image layout directory, shared by processes, readable by other tools.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from wasmlet.base.errors import UserError
 from wasmlet.base.flights import Flight, Flights
-from wasmlet.images import layouts
+from wasmlet.images import layouts, spin
 from wasmlet.images.access import Access
 from wasmlet.images.credentials import Credential
 from wasmlet.images.digests import Digests, Identity, NotRegularError
@@ -124,7 +124,8 @@ class Downloads:
             raise UserError(f"the config of image {reference} is longer than {MAX_MANIFEST_BYTES} bytes")
         await self._fetch(wanted, manifest.config, lambda _: None)
         config = await in_thread(self._store.read, manifest.config)
-        choice = choose(manifest, config, wanted.for_files)
+        await self._fetch_application(wanted, manifest)
+        choice = choose(manifest, await in_thread(described_by, self._store, manifest, config), wanted.for_files)
         self._check_size(reference, choice)
         total, done = sum(blob.size for blob in choice.blobs), 0
 
@@ -140,6 +141,14 @@ class Downloads:
         entry = Entry(str(reference), descriptor, resolved.digest, access=proved)
         await in_thread(self._enter, entry, fetched.content)
         return Content(entry, manifest, config)
+
+    async def _fetch_application(self, wanted: Wanted, manifest: Manifest) -> None:
+        application = spin.description(manifest)
+        if application is None:
+            return
+        if application.size > MAX_MANIFEST_BYTES:
+            raise UserError(f"the application of image {wanted.reference} is longer than {MAX_MANIFEST_BYTES} bytes")
+        await self._fetch(wanted, application, lambda _: None)
 
     def _enter(self, entry: Entry, manifest: bytes) -> None:
         self._store.add(entry.manifest, manifest)
@@ -204,9 +213,27 @@ class Downloads:
             return self._registry
 
 
-def choose(manifest: Manifest, config: bytes, for_files: bool) -> Choice:
-    """The parts of an image to run, or of whatever is to be a volume (`for_files`). Raises UserError."""
-    return layouts.choose_files(manifest, config) if for_files else layouts.choose(manifest, config)
+def described_by(store: Store, manifest: Manifest, config: bytes) -> bytes:
+    """What says how an image's parts belong together: its config, or a layer of a Spin application.
+
+    Raises:
+        MissingBlobError: That layer is not here any more.
+    """
+    application = spin.description(manifest)
+    return config if application is None else store.read(application)
+
+
+def choose(manifest: Manifest, described: bytes, for_files: bool) -> Choice:
+    """The parts of an image to run, or of whatever is to be a volume (`for_files`). Raises UserError.
+
+    Args:
+        described: See `described_by`.
+    """
+    if for_files:
+        return layouts.choose_files(manifest, described)
+    if spin.description(manifest) is not None:
+        return spin.choose(manifest, described)
+    return layouts.choose(manifest, described)
 
 
 def _import_registry(settings: Settings) -> Registry:

@@ -156,7 +156,8 @@ def apply(blob: IO[bytes], *, digest: str, diff_id: str, to: FileSystem, content
 def add(blob: IO[bytes], *, digest: str, name: str, to: FileSystem, contents: Contents, account: Account) -> None:
     """Take a blob as it is for a file called `name`; raises as `apply`."""
     raw = _Hashing(blob)
-    size = os.fstat(blob.fileno()).st_size
+    size = blob.seek(0, os.SEEK_END)
+    blob.seek(0)
     account.bytes += size
     if account.bytes > account.bounds.content_bytes:
         raise _too_large(account.bounds)

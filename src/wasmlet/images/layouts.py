@@ -86,6 +86,7 @@ class Choice:
         layers: The layers of the root file system, lowest first.
         diff_ids: The digests of their archives; "" of one that nothing tells.
         names: Of layers that are no archives: the name of the file that each is; "" of one that is an archive.
+        inline: Further files, which have no blobs: names and contents.
     """
 
     module: Descriptor | None
@@ -94,6 +95,7 @@ class Choice:
     layers: tuple[Descriptor, ...] = ()
     diff_ids: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    inline: tuple[tuple[str, bytes], ...] = ()
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:

@@ -16,7 +16,7 @@ from wasmlet.images.access import Access
 from wasmlet.images.collection import Disk
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
-from wasmlet.images.downloads import Downloads, Wanted, choose
+from wasmlet.images.downloads import Downloads, Wanted, choose, described_by
 from wasmlet.images.entries import Entry
 from wasmlet.images.image import Image, Progress, PullPolicy, StoredImage
 from wasmlet.images.layers import Bounds
@@ -27,7 +27,7 @@ from wasmlet.images.reference import LocalFile, Reference, parse_remote
 from wasmlet.images.reference import parse as parse_reference
 from wasmlet.images.settings import Settings
 from wasmlet.images.sources import Account, Source
-from wasmlet.images.store import Content, Store
+from wasmlet.images.store import Content, MissingBlobError, Store
 from wasmlet.images.threads import in_thread
 from wasmlet.images.trees import Trees, chain_of
 from wasmlet.images.trust import Trust
@@ -266,7 +266,8 @@ class Library:
         return access.admits_account(account.namespace, account.name, uid)
 
     async def _image(self, reference: Reference, content: Content, for_files: bool) -> Image:
-        choice = choose(content.manifest, content.config, for_files)
+        described = await in_thread(described_by, self._store, content.manifest, content.config)
+        choice = choose(content.manifest, described, for_files)
         tree = await self._trees.of_image(choice, self._store.path, what=f"image {reference}")
         module = choice.module
         named = choice.module_name or f"{posixpath.basename(reference.repository)}.wasm"
@@ -316,8 +317,9 @@ class Library:
         if content is None:
             return chains
         for for_files in (False, True):
-            with contextlib.suppress(UserError):  # another tool's, of a kind that we do not read
-                chains.add(chain_of(choose(content.manifest, content.config, for_files)))
+            with contextlib.suppress(UserError, MissingBlobError):  # another tool's, of a kind that we do not read
+                described = described_by(self._store, content.manifest, content.config)
+                chains.add(chain_of(choose(content.manifest, described, for_files)))
         return chains - {""}
 
 

@@ -78,19 +78,19 @@ class Trees:
 
         A layer that was damaged in the store is removed, so that the next pull downloads it.
         """
-        if not choice.layers:
+        if not choice.layers and not choice.inline:
             return None
         names = choice.names or ("",) * len(choice.layers)
         layers = tuple(
             LayerBlob(str(blob_path(layer.digest)), layer.digest, diff_id, name)
             for layer, diff_id, name in zip(choice.layers, choice.diff_ids, names, strict=True)
-        )
+        ) + tuple(LayerBlob("", digest_of(content), name=name, inline=content) for name, content in choice.inline)
         try:
             return await self.ensure(chain_of(choice), layers, what=what)
         except RetryableError as error:
             if error.reason == DAMAGED:
                 for layer in layers:
-                    if layer.digest in error.message:
+                    if layer.path and layer.digest in error.message:
                         Path(layer.path).unlink(missing_ok=True)
             raise
 
@@ -223,10 +223,11 @@ def chain_of(choice: Choice) -> str:
 
     It is the image's ChainID where the digests of all archives are known; else one of our own from the blobs.
     """
-    if not choice.layers or all(choice.diff_ids):
+    if all(choice.diff_ids) and not choice.inline:
         return chain_id(choice.diff_ids) if choice.layers else ""
     names = choice.names or ("",) * len(choice.layers)
     parts = [f"{layer.digest} {name}" for layer, name in zip(choice.layers, names, strict=True)]
+    parts += [f"{digest_of(content)} {name}" for name, content in choice.inline]
     return chain_id([digest_of(part.encode()) for part in parts])
 
 

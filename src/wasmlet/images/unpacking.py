@@ -14,6 +14,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import io
 import os
 import resource
 import signal
@@ -44,12 +45,14 @@ class LayerBlob(msgspec.Struct, frozen=True):
         path: Where its blob lies.
         diff_id: The digest of the archive in it; "" where nothing says it (artifacts have no config).
         name: The blob is a file of this name, and no archive; "" when it is one.
+        inline: The file's content itself, when there is no blob (`path` is "" then).
     """
 
     path: str
     digest: str
     diff_id: str = ""
     name: str = ""
+    inline: bytes = b""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -106,7 +109,7 @@ def unpack(task: Task) -> Inventory:
         (place / FILES).mkdir(mode=0o700)
         tree, contents = FileSystem(), Contents(place / FILES)
         for layer in task.layers:
-            with open(layer.path, "rb", buffering=0) as blob:
+            with open(layer.path, "rb", buffering=0) if layer.path else io.BytesIO(layer.inline) as blob:
                 if layer.name:
                     add(blob, digest=layer.digest, name=layer.name, to=tree, contents=contents, account=account)
                 else:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.file_images import COMPRESSIONS, Built, archive, build, directory, files, member, put
+from tests.support.file_images import COMPRESSIONS, Built, archive, build, directory, files, link, member, put
+from tests.support.registry import RunningRegistry
 from tests.unit.images.conftest import MODULE
 from tests.unit.images.fake_registry import FakeRegistry
 from wasmlet.base.errors import RetryableError, UserError
-from wasmlet.images.configuration import ImageConfig
+from wasmlet.images.configuration import ImageConfig, chain_id
 from wasmlet.images.image import Image
 from wasmlet.images.library import Library
 from wasmlet.images.manifest import OCI_INDEX, digest_of
@@ -79,6 +81,44 @@ async def test_an_image_of_files_is_pulled_and_unpacked(
     await library.remove(name)
     assert trees_of(settings) == []
     assert (root / "app.wasm").read_bytes() == APP
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--format", "v2s2"],
+        ["--format", "oci", "--dest-compress-format", "zstd"],
+        ["--format", "oci", "--dest-decompress"],
+    ],
+    ids=["docker", "zstd", "gzip"],
+)
+async def test_what_another_tool_makes_of_an_image_is_the_same(
+    library: Library, plain_registry: RunningRegistry, settings: Settings, tmp_path: Path, options: list[str]
+) -> None:
+    """skopeo writes docker's manifests and zstd layers; the digests of the archives in them stay."""
+    if shutil.which("skopeo") is None:
+        pytest.skip("skopeo is not installed")
+    layer = archive([member("app.wasm", APP), link("bin/tool", "/app.wasm"), member("big", bytes(range(256)) * 4000)])
+    compression = "" if "zstd" in options else "+gzip"  # skopeo compresses what is plain
+    built = build(layer, files({"etc/motd": b"hello"}), compression=compression, Entrypoint=["/app.wasm"], Env=["A=1"])
+    source = tmp_path / "layout"
+    name = put(source, "localhost/test/app:1", built)
+    target = f"{plain_registry.address}/test/{'-'.join(options).strip('-')}:1"
+    copied = await asyncio.create_subprocess_exec(
+        "skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", *options,
+        f"oci:{source}:{name}", f"docker://{target}", stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    _, complaint = await copied.communicate()
+    assert copied.returncode == 0, complaint.decode()
+    image, _ = await library.ensure(target, pull_policy="Always")
+    assert (image.config.entrypoint, image.config.environment) == (("/app.wasm",), (("A", "1"),))
+    assert image.tree is not None
+    if "zstd" in options:
+        assert Path(image.tree.layers[0].path).read_bytes().startswith(b"\x28\xb5\x2f\xfd")
+    assert image.tree.chain == chain_id([digest_of(layer), digest_of(files({"etc/motd": b"hello"}))])
+    root = await laid(library, image, tmp_path / "root")
+    assert (root / "bin/tool").resolve() == root / "app.wasm"
+    assert (root / "etc/motd").read_bytes() == b"hello"
 
 
 async def test_a_module_beside_files_is_the_program(library: Library, settings: Settings, tmp_path: Path) -> None:

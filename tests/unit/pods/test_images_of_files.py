@@ -1,5 +1,7 @@
 """Containers of images of files: which program runs, as what, in which root directory."""
 
+import base64
+import json
 from typing import Any
 
 import pytest
@@ -10,10 +12,22 @@ from tests.support.guests import guest, http_guest
 from tests.support.pods import bundle, data_volume
 from tests.support.waiting import eventually
 from wasmlet.images.entry_points import with_entry_point
+from wasmlet.images.layouts import KRUSTLET_LAYER
+from wasmlet.images.manifest import digest_of
+from wasmlet.images.spin import APPLICATION
 from wasmlet.kube.types import Container, ContainerSecurityContext, EnvVar, VolumeMount
 from wasmlet.pods.bundle import Bundle
 
 FILES, ENV, ECHO = (guest(name).read_bytes() for name in ("files", "env", "echo"))
+
+# (component (import "fermyon:spin/key-value@2.0.0" (instance (export "open" (func))))
+#            (import "fermyon:spin/variables@2.0.0" (instance (export "get" (func))))
+#            (instance $e) (export "wasi:http/incoming-handler@0.2.0" (instance $e)))
+NEEDS_SPIN = (
+    "AGFzbQ0AAQAHEQFCAgFAAAEABAAEb3BlbgEACiEBABxmZXJteW9uOnNwaW4va2V5LXZhbHVlQDIuMC4wBQAHEAFCAgFAAAEABAAD"
+    "Z2V0AQAKIQEAHGZlcm15b246c3Bpbi92YXJpYWJsZXNAMi4wLjAFAQUDAQEACyYBACB3YXNpOmh0dHAvaW5jb21pbmctaGFuZGxl"
+    "ckAwLjIuMAUCAAAWDmNvbXBvbmVudC1uYW1lAQUFAQIBZQ=="
+)
 
 
 def image(agent: Agent, *layers: bytes, name: str = "app", **fields: Any) -> str:
@@ -180,3 +194,50 @@ async def test_a_function_of_an_image_of_one_module(agent: Agent) -> None:
     module = with_entry_point(ENV, "_start").replace(b"\6_start", b"\6_other")
     reference = image(agent, extra_layers=[("application/wasm", module)], Entrypoint=["app.wasm#_other"])
     assert "argv[0]=app.wasm#_other" in await output(agent, pod(reference))
+
+
+async def test_a_spin_application_serves_and_sees_its_files(agent: Agent) -> None:
+    component = http_guest().read_bytes()
+    locked = {
+        "spin_lock_version": 1,
+        "triggers": [{"trigger_type": "http", "trigger_config": {"component": "hello", "route": "/..."}}],
+        "components": [
+            {
+                "id": "hello",
+                "source": {"content": {"digest": digest_of(component)}},
+                "files": [{"content": {"inline": "dGlueQ=="}, "path": "site/tiny"}],
+            }
+        ],
+    }
+    layers = [(KRUSTLET_LAYER, component), (APPLICATION, json.dumps(locked).encode())]
+    submitted = pod(image(agent, extra_layers=layers))
+    agent.dispatch.submit(submitted)
+    root = agent.directory / "pods" / submitted.uid / "containers" / "main" / "0" / "root"
+    await agent.until(submitted, lambda _: agent.attempts(submitted))
+    assert (root / "site" / "tiny").read_text() == "tiny"
+
+
+async def test_what_a_spin_component_needs_of_spin_alone_is_named(agent: Agent) -> None:
+    component = base64.b64decode(NEEDS_SPIN)
+    locked = {
+        "triggers": [{"trigger_type": "http", "trigger_config": {"component": "hello"}}],
+        "components": [{"id": "hello", "source": {"content": {"digest": digest_of(component)}}}],
+    }
+    layers = [(KRUSTLET_LAYER, component), (APPLICATION, json.dumps(locked).encode())]
+    submitted = pod(image(agent, extra_layers=layers))
+    agent.dispatch.submit(submitted)
+    message = await agent.until_waiting(submitted, "CreateContainerError")
+    assert "the component imports fermyon:spin/key-value@2.0.0, fermyon:spin/variables@2.0.0" in message
+
+
+async def test_a_spin_application_that_does_not_serve_says_what_it_is(agent: Agent) -> None:
+    component = b"\0asm\x0d\0\x01\0"
+    locked = {
+        "triggers": [{"trigger_type": "redis", "trigger_config": {"component": "hello"}}],
+        "components": [{"id": "hello", "source": {"content": {"digest": digest_of(component)}}}],
+    }
+    layers = [(KRUSTLET_LAYER, component), (APPLICATION, json.dumps(locked).encode())]
+    submitted = pod(image(agent, extra_layers=layers))
+    agent.dispatch.submit(submitted)
+    message = await agent.until_waiting(submitted, "ImagePullBackOff")
+    assert "it is a Spin application with triggers of type redis; wasmlet serves those of type http" in message

@@ -1,0 +1,126 @@
+"""Spin's applications: which component is served, with which files and variables, and why others are refused."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.images.conftest import COMPONENT
+from tests.unit.images.fake_registry import FakeRegistry
+from wasmlet.base.errors import UserError
+from wasmlet.images import spin
+from wasmlet.images.layouts import KRUSTLET_LAYER, WASM_LAYER
+from wasmlet.images.library import Library
+from wasmlet.images.manifest import Descriptor, Manifest, digest_of
+
+CONFIG = "application/vnd.oci.image.config.v1+json"
+DATA = "application/vnd.wasm.content.layer.v1+data"
+BUNDLE = "application/vnd.wasm.content.bundle.v1.tar+gzip"
+PAGE = b"<h1>" + b"hello " * 40
+
+
+def locked(**changes: Any) -> dict[str, Any]:
+    """As `spin registry push` writes it."""
+    component = {
+        "id": "hello",
+        "metadata": {"description": "", "allowed_outbound_hosts": []},
+        "source": {"content_type": "application/wasm", "content": {"digest": digest_of(COMPONENT)}},
+        "env": {"MODE": "production"},
+        "files": [
+            {"content": {"digest": digest_of(PAGE)}, "path": "site/index.html"},
+            {"content": {"digest": digest_of(PAGE)}, "path": "site/copy.html"},
+            {"content": {"inline": base64.b64encode(b"tiny").decode(), "digest": digest_of(b"tiny")}, "path": "tiny"},
+        ],
+        "config": {"greeting": "{{ word }}, world", "token": "{{ secret }}", "plain": "text"},
+        **changes.pop("component", {}),
+    }
+    trigger = {
+        "id": "trigger-hello",
+        "trigger_type": "http",
+        "trigger_config": {"component": "hello", "executor": None, "route": "/..."},
+        **changes.pop("trigger", {}),
+    }
+    return {
+        "spin_lock_version": 1,
+        "metadata": {"name": "hello", "version": "0.1.0"},
+        "variables": {"word": {"default": "hello"}, "secret": {"secret": True}},
+        "triggers": [trigger, {**trigger, "id": "second"}],
+        "components": [component],
+        **changes,
+    }
+
+
+def manifest(application: bytes, *, wasm: str = KRUSTLET_LAYER, also: str = "") -> Manifest:
+    blobs = [(wasm, COMPONENT), (DATA, PAGE), *([(also, b"")] if also else []), (spin.APPLICATION, application)]
+    layers = tuple(Descriptor(media_type=kind, digest=digest_of(blob), size=len(blob)) for kind, blob in blobs)
+    return Manifest(config=Descriptor(media_type=CONFIG, digest=digest_of(b"{}"), size=2), layers=layers)
+
+
+async def test_an_application_is_pulled(library: Library, fake: FakeRegistry, tmp_path: Path) -> None:
+    application = json.dumps(locked()).encode()
+    blobs = ((KRUSTLET_LAYER, COMPONENT), (DATA, PAGE), (spin.APPLICATION, application))
+    fake.add_manifest("app", fake.manifest(CONFIG, b'{"architecture":"wasm","os":"Wasip1"}', *blobs))
+    name = f"{fake.address}/test/hello:app"
+    image, _ = await library.ensure(name, pull_policy="IfNotPresent")
+    assert (image.digest, image.module_name) == (digest_of(COMPONENT), "hello.wasm")
+    assert dict(image.config.environment) == {"MODE": "production", "greeting": "hello, world", "plain": "text"}
+    root = tmp_path / "root"
+    root.mkdir()
+    await library.lay(image, root, writable=True)
+    assert (root / "site/index.html").read_bytes() == (root / "site/copy.html").read_bytes() == PAGE
+    assert (root / "tiny").read_bytes() == b"tiny"
+    assert await library.ensure(name, pull_policy="Never") == (image, False)
+    (stored,) = await library.images()
+    assert stored.size_bytes > len(application) + 3 * len(PAGE)
+    await library.remove(name)
+
+
+def test_an_application_without_files_is_its_component() -> None:
+    application = json.dumps(locked(component={"files": []})).encode()
+    choice = spin.choose(manifest(application, wasm=WASM_LAYER), application)
+    assert (choice.layers, choice.inline) == ((), ())
+    assert choice.module is not None
+    assert choice.module.digest == digest_of(COMPONENT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "also", "text"),
+    [
+        ({"trigger": {"trigger_type": "redis"}}, "", "triggers of type redis"),
+        ({"triggers": []}, "", "triggers of type none"),
+        ({"trigger": {"trigger_config": {"component": "other", "route": "/x"}}}, "", "no component other"),
+        (
+            {"trigger": {"trigger_config": {"component": "hello", "executor": {"type": "wagi"}}}},
+            "",
+            "executor wagi",
+        ),
+        ({"component": {"dependencies": {"a:b/c@1.0.0": {}}}}, "", "apart from its dependencies"),
+        ({"component": {"source": {"content": {"digest": digest_of(b"else")}}}}, "", "no layer with its component"),
+        ({"component": {"source": {}}}, "", "no layer with its component"),
+        ({"component": {"files": [{"path": "x", "content": {"digest": digest_of(b"else")}}]}}, "", "with its file x"),
+        ({}, BUNDLE, "in an archive"),
+        ({"components": "none"}, "", "locked Spin application is broken"),
+    ],
+)
+def test_what_cannot_be_served_is_said(changes: dict[str, Any], also: str, text: str) -> None:
+    application = json.dumps(locked(**changes)).encode()
+    with pytest.raises(UserError, match=text):
+        spin.choose(manifest(application, also=also), application)
+
+
+def test_several_components_are_named_with_their_routes() -> None:
+    base = locked()
+    other = {"trigger_type": "http", "trigger_config": {"component": "admin", "route": "/admin/..."}}
+    application = json.dumps({**base, "triggers": [*base["triggers"], other]}).encode()
+    with pytest.raises(UserError, match=r"2 components \(/\.\.\. → hello, /admin/\.\.\. → admin\)"):
+        spin.choose(manifest(application), application)
+
+
+@given(st.binary(max_size=60))
+def test_any_document_is_an_answer(content: bytes) -> None:
+    with pytest.raises(UserError):
+        spin.choose(manifest(content), content)

@@ -43,6 +43,7 @@ from wasmlet.sandbox import artifacts, engines, placement
 from wasmlet.sandbox.engines import Access
 from wasmlet.sandbox.namespace import Namespace
 from wasmlet.sandbox.program import find_engine_program
+from wasmlet.server import configz
 from wasmlet.server.hub import Hub
 from wasmlet.server.local import LocalServer
 
@@ -97,6 +98,7 @@ def image_settings(config: Config, *, allow_local_files: bool = True) -> ImageSe
         proxies=proxies.from_environment(os.environ),
         policy_file=config.image_policy,
         verification=_verification(config),
+        parallel_pulls=config.file.max_parallel_image_pulls,
         allow_local_files=allow_local_files,
     )
 
@@ -144,11 +146,13 @@ def image_sources(config: Config) -> tuple[Source, ...]:
     Raises:
         UserError: The plugins' configuration cannot be used.
     """
-    helpers = DockerHelpers(os.environ, Path.home())
+    sources = list[Source]()
+    with contextlib.suppress(RuntimeError):  # an agent without a home has no docker's files there
+        sources.append(DockerHelpers(os.environ, Path.home()))
     configuration = config.file.image_credential_provider_config
-    if not configuration:
-        return (helpers,)
-    return (helpers, *load_plugins(Path(configuration), Path(config.file.image_credential_provider_bin_dir)))
+    if configuration:
+        sources += load_plugins(Path(configuration), Path(config.file.image_credential_provider_bin_dir))
+    return tuple(sources)
 
 
 class StateHeldError(ConflictError):
@@ -308,7 +312,7 @@ async def _build(
         credentials=logins,
     )
     if cluster is not None:
-        cluster.equip(rooms, config.state, policy, _verification(config))
+        cluster.equip(rooms, config.state, configz.of_images(policy, image_settings(config)))
     dispatch = Dispatch(rooms if cluster is None else _joined(rooms, hub, cluster))
     stack.push_async_callback(dispatch.close)
     pool.on_change = dispatch.wake

@@ -18,8 +18,6 @@ from pathlib import Path
 from wasmlet.base.errors import NotFoundError, WasmletError, first_of
 from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.config import NetworkMode
-from wasmlet.images.access import Verification
-from wasmlet.images.collection import Policy
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
 from wasmlet.kube.events import Recorder, about_node, about_pod
@@ -259,9 +257,9 @@ class Cluster:
                 group.create_task(source.run(), name="pods of the API server")
                 group.create_task(mirrors.run(), name="mirror pods")
 
-    def equip(self, rooms: Rooms, state: Path, policy: Policy, verification: Verification) -> None:
-        """Take note of what runs the pods: the Node tells of it."""
-        self.image_settings = configz.of_images(policy, verification)
+    def equip(self, rooms: Rooms, state: Path, image_settings: dict[str, object]) -> None:
+        """Take note of what runs the pods: the Node tells of it, and /configz of the settings of images."""
+        self.image_settings = image_settings
         self.machinery = Machinery(rooms.library, rooms.engines, state)
         rooms.engines.on_trouble = self._report_now
 

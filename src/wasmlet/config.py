@@ -51,6 +51,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         engine_cgroup: A directory of cgroup v2 for engines; "" asks systemd for scopes when it runs the agent.
         isolation: Which pods of a network share an engine: those of a `namespace`, of the `node`, or of a `pod` alone.
         network: Where pods of a cluster have their addresses: `podcidr` or `host`.
+        max_parallel_image_pulls: How many images are pulled at the same time.
         image_gc_high_threshold_percent, image_gc_low_threshold_percent, image_minimum_gc_age_seconds,
         image_maximum_gc_age_seconds: When a node removes unused images (images.collection.Policy).
         pinned_images: Globs of references that it never removes.
@@ -77,6 +78,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     engine_cgroup: str = ""
     isolation: Literal["namespace", "node", "pod"] = "namespace"
     network: NetworkMode = "podcidr"
+    max_parallel_image_pulls: Annotated[int, msgspec.Meta(ge=1)] = 4
     image_gc_high_threshold_percent: Percent = 85
     image_gc_low_threshold_percent: Percent = 80
     image_minimum_gc_age_seconds: Seconds = 120.0

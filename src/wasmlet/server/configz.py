@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import msgspec
 from aiohttp import web
 
-from wasmlet.images.access import Verification
 from wasmlet.images.collection import Policy
+from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.node.settings import Settings as NodeSettings
 from wasmlet.server import authentication, authorization
 
@@ -97,15 +97,17 @@ def of_node(settings: NodeSettings, *, healthz_port: int = 0, client_ca_file: st
     }
 
 
-def of_images(policy: Policy, verification: Verification) -> dict[str, object]:
-    """When unused images go, and when pods have to prove that they may use others, in KubeletConfiguration."""
+def of_images(policy: Policy, settings: ImageSettings) -> dict[str, object]:
+    """How images are pulled, who may use them, and when unused ones go, in KubeletConfiguration."""
     return {
         "imageGCHighThresholdPercent": policy.high_percent,
         "imageGCLowThresholdPercent": policy.low_percent,
         "imageMinimumGCAge": duration(policy.minimum_age_seconds),
         "imageMaximumGCAge": duration(policy.maximum_age_seconds),
-        "imagePullCredentialsVerificationPolicy": verification.policy,
-        "preloadedImagesVerificationAllowlist": list(verification.allowlist),
+        "imagePullCredentialsVerificationPolicy": settings.verification.policy,
+        "serializeImagePulls": settings.parallel_pulls == 1,
+        "maxParallelImagePulls": settings.parallel_pulls,
+        "preloadedImagesVerificationAllowlist": list(settings.verification.allowlist),
     }
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tests.support.registry import PASSWORD, USERNAME, RunningRegistry
 from tests.unit.images.fake_registry import FakeRegistry
+from tests.unit.images.test_store import add_image
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.images.access import Access, Grant, Verification, VerificationPolicy
 from wasmlet.images.credentials import Credential, Origin
@@ -179,6 +180,18 @@ async def blobs(store: Store, name: str) -> list[str]:
     content = store.find(name)
     assert content is not None
     return [each.digest for each in (content.manifest.config, *content.manifest.layers)]
+
+
+def test_a_record_leaves_what_others_wrote_of_the_image(settings: Settings) -> None:
+    store = Store(settings.directory)
+    entry = add_image(store)
+    index = settings.directory / "index.json"
+    index.write_text(index.read_text().replace('"annotations":{', '"annotations":{"of.another.tool":"yes",'))
+    store.grant(entry, Access(everyone=True))
+    assert '"of.another.tool":"yes"' in index.read_text()
+    assert store.entries()[0].access == Access(everyone=True)
+    store.grant(dataclasses.replace(entry, name="example.test/gone:v1"), Access())
+    assert len(store.entries()) == 1
 
 
 async def test_a_record_that_cannot_be_read_admits_nobody(node: Node) -> None:

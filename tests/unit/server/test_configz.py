@@ -8,8 +8,8 @@ import pytest
 
 from tests.support.agent import Agent
 from tests.unit.server.kubelet_api import Api, served
-from wasmlet.images.access import Verification
 from wasmlet.images.collection import Policy
+from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.node.settings import Settings as NodeSettings
 from wasmlet.server.configz import duration, of_images, of_node
 from wasmlet.server.kubelet import Settings
@@ -74,8 +74,8 @@ def test_groups_of_a_shutdown_and_no_healthz(tmp_path: Path) -> None:
 
 
 def test_when_unused_images_go() -> None:
-    assert of_images(Policy(minimum_age_seconds=90), Verification()) == {
+    assert of_images(Policy(minimum_age_seconds=90), ImageSettings(directory=Path())) == {
         "imageGCHighThresholdPercent": 85, "imageGCLowThresholdPercent": 80, "imageMinimumGCAge": "1m30s",
         "imageMaximumGCAge": "0s", "imagePullCredentialsVerificationPolicy": "NeverVerifyPreloadedImages",
-        "preloadedImagesVerificationAllowlist": [],
+        "preloadedImagesVerificationAllowlist": [], "serializeImagePulls": False, "maxParallelImagePulls": 4,
     }  # fmt: skip

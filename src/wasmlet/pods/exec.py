@@ -2,8 +2,9 @@
 
 `command[0]` names another module of the container when it is a path (it has a slash, or ends in `.wasm`): it is
 looked up in the container's root and mounts as the guest sees them, and never beyond them, whatever links a guest has
-planted there. The container's own program answers to its file's and its container's name and to its argv[0]; every
-other word (`sh`, `cat`) names nothing: the own program run in its place would do something else, and say it went well.
+planted there. In an image of files another word is looked up in the container's PATH. The container's own program
+answers to its file's and its container's name and to its argv[0]; every other word (`sh`, `cat`) names nothing: the own
+program run in its place would do something else, and say it went well.
 
 `execute` runs a command to its end for the agent itself: exec probes and hooks.
 """
@@ -11,6 +12,7 @@ other word (`sh`, `cat`) names nothing: the own program run in its place would d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import posixpath
@@ -94,7 +96,8 @@ async def prepare(
         raise UserError("there is no command to run")
     container, attempt = running(worker, name)
     artifact, own = None, own_names(container, attempt)
-    if "/" in command[0] or command[0].endswith(".wasm"):
+    is_path = "/" in command[0] or command[0].endswith(".wasm")
+    if is_path or (attempt.search and command[0] not in own):
         artifact = await _compiled(rooms, container, attempt, command[0])
     elif command[0] not in own:
         raise NotFoundError(
@@ -151,8 +154,9 @@ def own_names(container: Container, attempt: Attempt) -> list[str]:
 async def _compiled(rooms: Rooms, container: Container, attempt: Attempt, name: str) -> protocol.Artifact | None:
     """The artifact of the file that `name` stands for; None for the container's own module."""
     compatibility = rooms.engines.compatibility(attempt.engine)
+    working_dir = attempt.working_dir or container.working_dir or "/"
     try:
-        descriptor = await asyncio.to_thread(_open, attempt.directories, container.working_dir or "/", name)
+        descriptor = await asyncio.to_thread(_open_first, attempt.directories, _candidates(attempt, working_dir, name))
     except NotFoundError as error:
         if name in own_names(container, attempt):
             return None
@@ -172,9 +176,23 @@ async def _compiled(rooms: Rooms, container: Container, attempt: Attempt, name: 
     return artifact
 
 
-def _open(directories: Sequence[Directory], working_dir: str, name: str) -> int:
-    """A descriptor of the file that a guest with these directories sees under `name`."""
-    path = "/" + posixpath.normpath(posixpath.join("/", working_dir, name)).lstrip("/")  # "//" is a root of its own
+def _candidates(attempt: Attempt, working_dir: str, name: str) -> list[str]:
+    """The paths that a command may stand for, the likeliest first."""
+    places = attempt.search.split(":") if "/" not in name and attempt.search else []
+    return [posixpath.join("/", working_dir, place, name) for place in (*places, "")]
+
+
+def _open_first(directories: Sequence[Directory], paths: Sequence[str]) -> int:
+    """As `_open`, of the first of `paths` that is there."""
+    for path in paths[:-1]:
+        with contextlib.suppress(NotFoundError):
+            return _open(directories, path)
+    return _open(directories, paths[-1])
+
+
+def _open(directories: Sequence[Directory], name: str) -> int:
+    """A descriptor of the file that a guest with these directories sees under `name`, which is absolute."""
+    path = "/" + posixpath.normpath(name).lstrip("/")  # "//" is a root of its own
     by_path = {each.guest_path: each for each in directories}
     cover = path
     while cover not in by_path:

@@ -65,6 +65,7 @@ class Attempt(Fact):
     The termination message is read from `termination_path` below `termination_root` ("" when there is no file).
     `serves` has the URL of each port on which it serves, or means to. `directories` are those that its guest sees,
     for `exec` (none of an attempt that an earlier release made).
+    `working_dir` is where it begins, and `search` its PATH where the image is one of files ("" else), also for `exec`.
     """
 
     number: int
@@ -82,6 +83,8 @@ class Attempt(Fact):
     termination_path: str = ""
     serves: list[str] = []
     directories: list[Directory] = []
+    working_dir: str = ""
+    search: str = ""
     stopping: Stopping | None = None
     post_started_at: float | None = None
     is_outdated: bool = False

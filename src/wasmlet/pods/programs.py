@@ -15,8 +15,9 @@ from wasmlet.images.image import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.types import Container
 from wasmlet.pods.environment import Command, Environment, Text
+from wasmlet.sandbox.protocol import EnvVar
 
-__all__ = ["arguments", "program"]
+__all__ = ["arguments", "program", "search_path"]
 
 MODULE = "module.wasm"
 """In the attempt's directory, beside its root: no guest sees it."""
@@ -60,6 +61,16 @@ def program(
         return found
     attempt.mkdir(mode=0o750, parents=True, exist_ok=True)
     return programs.with_function(found, attempt / MODULE)
+
+
+def search_path(image: Image, variables: Sequence[EnvVar]) -> str:
+    """Where further programs of an image of files are looked up; "" for an image that is one module, or a secret."""
+    if image.tree is None:
+        return ""
+    found = next((each for each in variables if each.name == "PATH"), None)
+    if found is None or not found.value:
+        return programs.DEFAULT_PATH
+    return "" if found.secret else found.value
 
 
 def _function(image: Image) -> str:

@@ -391,6 +391,8 @@ class Starter:
                 Directory(guest_path=each.guest_path, root=str(each.root), relative=each.sub_path)
                 for each in prepared.mounts
             ],
+            working_dir=prepared.working_dir,
+            search=programs.search_path(prepared.image, prepared.env),
         )
         own.attempts.append(attempt)
         self._worker.save_facts()

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from tests.support.agent import Agent
-from tests.support.file_images import archive, build, directory, files, link, member, put
+from tests.support.file_images import archive, build, files, link, member, put
 from tests.support.guests import guest, http_guest
 from tests.support.pods import bundle, data_volume
 from tests.support.waiting import eventually
+from wasmlet.base.errors import GuestError, NotFoundError
 from wasmlet.images.entry_points import with_entry_point
 from wasmlet.images.layouts import KRUSTLET_LAYER
 from wasmlet.images.manifest import digest_of
 from wasmlet.images.spin import APPLICATION
 from wasmlet.kube.types import Container, ContainerSecurityContext, EnvVar, VolumeMount
+from wasmlet.pods import exec as executing
 from wasmlet.pods.bundle import Bundle
 
 FILES, ENV, ECHO = (guest(name).read_bytes() for name in ("files", "env", "echo"))
@@ -166,15 +168,26 @@ async def test_a_server_listens_where_the_image_says_or_the_pod(agent: Agent) ->
 
 
 async def test_exec_finds_programs_of_the_image(agent: Agent) -> None:
-    from wasmlet.pods import exec as executing
-
-    layer = archive([member("app.wasm", guest("sleep").read_bytes()), member("bin/tool.wasm", ENV), directory("tmp")])
-    submitted = pod(image(agent, layer, Entrypoint=["/app.wasm"]))
+    layer = archive(
+        [
+            member("app.wasm", guest("sleep").read_bytes()),
+            member("work/tool.wasm", ENV),
+            member("bin/env", ENV),
+            link("bin/alias", "/bin/env"),
+            member("bin/elf", b"\x7fELF...."),
+        ]
+    )
+    submitted = pod(image(agent, layer, Entrypoint=["/app.wasm"], Env=["PATH=/bin"], WorkingDir="/work"))
     agent.dispatch.submit(submitted)
     await agent.until_running(submitted)
     worker = agent.worker(submitted)
-    finished = await executing.execute(worker._rooms, worker, "main", ["/bin/tool.wasm", "x"])
-    assert "argv[1]=x" in finished.output
+    for command in ("/work/tool.wasm", "tool.wasm", "./tool.wasm", "env", "alias", "../bin/env"):
+        finished = await executing.execute(worker._rooms, worker, "main", [command, "x"])
+        assert f"argv[0]={command}\nargv[1]=x" in finished.output
+    with pytest.raises(NotFoundError, match="sh is not in container"):
+        await executing.execute(worker._rooms, worker, "main", ["sh", "-c", "true"])
+    with pytest.raises(GuestError, match="ELF"):
+        await executing.execute(worker._rooms, worker, "main", ["elf"])
 
 
 async def test_a_function_of_a_module_may_be_named(agent: Agent) -> None:

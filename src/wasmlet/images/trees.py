@@ -71,7 +71,8 @@ class Trees:
         self._directory = directory
         self._bounds = bounds or Bounds()
         self._unpacking: Flights[str, None, None] = Flights("unpacking")
-        self._places = asyncio.Semaphore(PARALLEL)
+        self._helpers = asyncio.Semaphore(PARALLEL)
+        self._laying = asyncio.Semaphore(PARALLEL)  # of its own: a start must not wait for another image's helper
 
     async def of_image(self, choice: Choice, blob_path: Callable[[str], Path], *, what: str) -> Tree | None:
         """The files of an image; None when it has no layers of files. As `ensure`.
@@ -133,7 +134,7 @@ class Trees:
             RetryableError: It was removed meanwhile, or cannot be made again now.
             OSError: The disk says no.
         """
-        async with self._places:
+        async with self._laying:
             try:
                 await in_thread(_lay, tree, destination, writable)
                 return
@@ -141,7 +142,7 @@ class Trees:
                 _log.warning("tree is damaged and made again", extra={"image": what, "cause": str(error)})
         await in_thread(self.discard, tree.chain)
         again = await self.ensure(tree.chain, tree.layers, what=what)
-        async with self._places:
+        async with self._laying:
             await in_thread(beneath.remove_tree, destination)
             await in_thread(destination.mkdir)
             await in_thread(_lay, again, destination, writable)
@@ -186,7 +187,7 @@ class Trees:
     async def _unpack(self, chain: str, layers: Sequence[LayerBlob], what: str, _flight: Flight[None, None]) -> None:
         bounds = self._bounds
         task = Task(str(self._directory), chain, tuple(layers), bounds.content_bytes, bounds.members, bounds.ratio)
-        async with self._places:
+        async with self._helpers:
             await in_thread(self._prepare, chain)
             command = [sys.executable, "-P", "-m", unpacking.__name__]
             environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}

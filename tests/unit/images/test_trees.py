@@ -1,6 +1,7 @@
 """Images of files, from registries and in the store: unpacked once, made again when damaged, gone with their images."""
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.disks import small_disk
 from tests.support.file_images import COMPRESSIONS, Built, archive, build, directory, files, link, member, put
 from tests.support.registry import RunningRegistry
 from tests.unit.images.conftest import MODULE
@@ -306,6 +308,22 @@ async def test_a_helper_that_is_killed_leaves_nothing_and_may_be_tried_again(
             await library.ensure(name, pull_policy="Never")
     assert trees_of(settings) == []
     assert (await library.ensure(name, pull_policy="Never"))[0].tree is not None
+
+
+async def test_a_full_disk_is_said_and_left_as_it_was(settings: Settings, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="3m") as disk:
+        tight = dataclasses.replace(settings, directory=disk / "images")
+        zeros = build(files({"a": bytes(4 << 20)}), Cmd=["/a.wasm"])
+        name = put(tight.directory, "localhost/test/a:1", zeros)
+        library = Library(tight)
+        with pytest.raises(RetryableError, match="No space left on device") as caught:
+            await library.ensure(name, pull_policy="Never")
+        assert caught.value.hint is not None
+        assert "free some space" in caught.value.hint
+        assert trees_of(tight) == []
+        put(tight.directory, name, build(files({"a": b"small"}), Cmd=["/a.wasm"]))
+        assert (await library.ensure(name, pull_policy="Never"))[0].tree is not None
+        await library.close()
 
 
 async def test_an_unused_tree_goes_and_a_used_one_stays(library: Library, settings: Settings) -> None:

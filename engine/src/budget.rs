@@ -1,14 +1,15 @@
-//! What the kernel limits for the whole process: descriptors and memory maps.
+//! What is limited for the whole process: descriptors and memory maps by the kernel, guests' memory by the agent.
 //!
 //! From 70 % on new sandboxes are refused, so that those that run never meet the limit; the agent then opens
 //! another engine. Reading the truth costs milliseconds with thousands of sandboxes, so between readings the
 //! use is estimated.
 
+use crate::memory::Pool;
 use crate::protocol::Budget;
 use crate::sync::lock;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Measured: what an idle core module of one memory adds to /proc/self/maps, rounded up.
 const MAPS_PER_SANDBOX: u64 = 8;
@@ -19,8 +20,10 @@ const READ_EVERY: u64 = 64;
 /// More connections than one engine has memory for.
 const MOST_CONNECTIONS: usize = 100_000;
 
-/// Both budgets.
+/// All budgets.
 pub struct Budgets {
+    /// Of guests' linear memory.
+    pub memory: Arc<Pool>,
     descriptor_limit: u64,
     map_limit: u64,
     known: Mutex<Known>,
@@ -34,7 +37,7 @@ struct Known {
     starts_since: u64,
 }
 
-/// A reading of both budgets.
+/// A reading of what the kernel limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading {
     /// Open file descriptors.
@@ -44,8 +47,8 @@ pub struct Reading {
 }
 
 impl Budgets {
-    /// Raises the descriptor limit as far as it goes, and reads both.
-    pub fn new() -> io::Result<Self> {
+    /// Raises the descriptor limit as far as it goes, and reads what the kernel limits.
+    pub fn new(memory: Option<u64>) -> io::Result<Self> {
         use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
         let now = getrlimit(Resource::Nofile);
         setrlimit(
@@ -56,6 +59,7 @@ impl Budgets {
             },
         )?;
         let budgets = Self {
+            memory: Pool::new(memory),
             descriptor_limit: now.maximum.unwrap_or(u64::MAX),
             map_limit: map_limit()?,
             known: Mutex::default(),
@@ -177,6 +181,7 @@ mod tests {
     #[test]
     fn a_full_budget_refuses_and_says_which() {
         let budgets = Budgets {
+            memory: Pool::new(None),
             descriptor_limit: u64::MAX,
             map_limit: 100,
             known: Mutex::new(Known {

@@ -80,7 +80,11 @@ async fn announce(started: impl FnOnce()) {
 /// Why an instance could not be made.
 pub fn not_started(error: &wasmtime::Error) -> Error {
     let message = if let Some(memory) = error.downcast_ref::<OutOfMemory>() {
-        format!("cannot make the instance: {memory}; raise the container's memory limit")
+        let what = match memory {
+            OutOfMemory::Container { .. } => "limit",
+            OutOfMemory::Engine { .. } => "request",
+        };
+        format!("cannot make the instance: {memory}; raise the container's memory {what}")
     } else {
         match Ending::from_error(error) {
             Ending::Trap(message) | Ending::Failed(message) => {

@@ -166,6 +166,8 @@ impl Control {
             running,
             descriptors: reading.descriptors,
             maps: reading.maps,
+            connections: Some(self.registry.parts.connections.read()),
+            memory: Some(self.registry.parts.budgets.memory.read()),
             confinement: Some(self.identity.confinement.clone()),
         };
         Ok(json(StatusCode::OK, &engine))

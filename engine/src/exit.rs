@@ -2,8 +2,9 @@
 
 use crate::protocol::{ExecExit, ExitReason, Fault};
 use crate::sandbox::Stop;
+use rustix::io::Errno;
 use std::fmt;
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 /// Kubernetes keeps at most this much of a termination message.
@@ -55,6 +56,7 @@ impl From<Stop> for Ending {
         match stop {
             Stop::Notice(_) => Self::Stopped,
             Stop::Now => Self::Killed,
+            Stop::OutOfMemory(why) => Self::OutOfMemory(why.to_string()),
         }
     }
 }
@@ -92,16 +94,42 @@ impl Ending {
         if error.downcast_ref::<OutOfMemory>().is_some() {
             return Self::OutOfMemory(message);
         }
-        // A host function's own error (a bad handle, a bad pointer) is the guest's fault as a trap is; what the
-        // host's system refused is not.
-        let is_host = error.downcast_ref::<Trap>().is_none()
-            && error.chain().any(|it| it.is::<std::io::Error>());
+        // A trap, and a host function's own error (a bad handle, a bad pointer, a path that is too long) are the
+        // guest's fault; what the machine ran out of, or cannot do, is not.
+        let is_host = error.downcast_ref::<Trap>().is_none() && is_hosts(error);
         if is_host {
             Self::Failed(message)
         } else {
             Self::Trap(message)
         }
     }
+}
+
+/// What says of the machine, not of the guest, that it cannot go on.
+const MACHINES: [Errno; 11] = [
+    Errno::IO,
+    Errno::NOMEM,
+    Errno::NOSPC,
+    Errno::DQUOT,
+    Errno::MFILE,
+    Errno::NFILE,
+    Errno::NOBUFS,
+    Errno::STALE,
+    Errno::NODEV,
+    Errno::NXIO,
+    Errno::NOSYS,
+];
+
+/// Whether the machine or the engine is behind the error. One of the system that has no number is made by the engine.
+fn is_hosts(error: &wasmtime::Error) -> bool {
+    error.chain().any(|cause| {
+        let number = (cause.downcast_ref::<Errno>().copied().map(Some)).or_else(|| {
+            let error = cause.downcast_ref::<std::io::Error>()?;
+            Some(Errno::from_io_error(error))
+        });
+        number.is_some_and(|it| it.is_none_or(|it| MACHINES.contains(&it)))
+            || cause.is::<PoolConcurrencyLimitError>()
+    })
 }
 
 /// The cause, and below it where in the guest it happened.
@@ -139,22 +167,44 @@ impl fmt::Display for ProcessExit {
 
 impl std::error::Error for ProcessExit {}
 
-/// The guest asked for more linear memory than it may have.
-#[derive(Debug)]
-pub struct OutOfMemory {
-    /// What it would have had then.
-    pub wanted: u64,
-    /// What it may have.
-    pub limit: u64,
+/// There is no more linear memory for a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutOfMemory {
+    /// It asked for more than it may have.
+    Container {
+        /// What it would have had then.
+        wanted: u64,
+        /// What it may have.
+        limit: u64,
+    },
+    /// All guests of the engine together have more than they may have, and it is the most above its request.
+    Engine {
+        /// What it has.
+        used: u64,
+        /// What it was promised.
+        request: u64,
+        /// What all may have.
+        budget: u64,
+    },
 }
 
 impl fmt::Display for OutOfMemory {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "out of memory: it asked for {} bytes, its limit is {}",
-            self.wanted, self.limit
-        )
+        match self {
+            Self::Container { wanted, limit } => write!(
+                formatter,
+                "out of memory: it asked for {wanted} bytes, its limit is {limit}"
+            ),
+            Self::Engine {
+                used,
+                request,
+                budget,
+            } => write!(
+                formatter,
+                "out of memory: the containers of the engine have more than its budget of {budget} bytes, and this \
+                 one is the most above its request: {used} bytes, {request} requested"
+            ),
+        }
     }
 }
 
@@ -220,8 +270,18 @@ mod tests {
 
     #[test]
     fn the_hosts_errors_are_not_the_guests() {
-        let io = wasmtime::Error::from(std::io::Error::from_raw_os_error(5));
-        assert!(matches!(Ending::from_error(&io), Ending::Failed(_)));
+        for errno in [Errno::IO, Errno::NOMEM, Errno::NOSPC, Errno::MFILE] {
+            let io = wasmtime::Error::from(std::io::Error::from(errno)).context("a call");
+            assert!(matches!(Ending::from_error(&io), Ending::Failed(_)));
+            let bare = wasmtime::Error::from(errno).context("memory");
+            assert!(matches!(Ending::from_error(&bare), Ending::Failed(_)));
+        }
+        for errno in [Errno::INVAL, Errno::NAMETOOLONG, Errno::PIPE, Errno::FBIG] {
+            let io = wasmtime::Error::from(std::io::Error::from(errno));
+            assert!(matches!(Ending::from_error(&io), Ending::Trap(_)));
+        }
+        let own = wasmtime::Error::from(std::io::Error::other("the log's end"));
+        assert!(matches!(Ending::from_error(&own), Ending::Failed(_)));
         let handle = wasmtime::Error::msg("unknown handle index 7");
         assert!(matches!(Ending::from_error(&handle), Ending::Trap(_)));
         let trap = wasmtime::Error::from(Trap::MemoryOutOfBounds);

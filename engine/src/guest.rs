@@ -1,8 +1,8 @@
 //! A container's world, and a guest's own state in its store: its WASI and its memory account.
 
-use crate::exit::OutOfMemory;
 use crate::frame;
 use crate::log::Log;
+use crate::memory::{Memory, Share};
 use crate::meter;
 use crate::outbox::Outbox;
 use crate::output::Output;
@@ -12,19 +12,12 @@ use crate::traffic::{Network, Outgoing, Shared, Sockets};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use wasmtime::{Engine, ResourceLimiter, Store, UpdateDeadline};
+use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
-
-/// Bounds what a guest's tables cost the host: 8 MiB, fifty times the largest table seen in a published module.
-const TABLE_ELEMENTS: usize = 1 << 20;
-
-/// Bounds what an artifact's own declarations cost the host.
-const INSTANCES: usize = 1_000;
 
 /// What host functions and the limiter work on.
 pub struct Guest {
@@ -45,19 +38,6 @@ struct Config {
     made: Option<WasiConfigVariables>,
 }
 
-/// The linear memory of one container, shared by all its instances.
-#[derive(Default)]
-struct Memory {
-    used: AtomicU64,
-    limit: Option<u64>,
-}
-
-/// One instance's part of it; given back when dropped.
-struct Share {
-    memory: Arc<Memory>,
-    used: u64,
-}
-
 /// A container's world, which each of its instances sees: made once, with its directories open.
 pub struct World {
     args: Vec<String>,
@@ -76,6 +56,7 @@ impl World {
         spec: SandboxSpec,
         log: &Arc<Log>,
         stdin: Option<&Arc<Stdin>>,
+        memory: Arc<Memory>,
         shared: &Arc<Shared>,
     ) -> Result<Self, Error> {
         Ok(Self {
@@ -86,10 +67,7 @@ impl World {
             working_dir: spec.working_dir,
             log: Arc::clone(log),
             stdin: stdin.map(Arc::clone),
-            memory: Arc::new(Memory {
-                used: AtomicU64::new(0),
-                limit: spec.memory_limit_bytes,
-            }),
+            memory,
         })
     }
 
@@ -121,8 +99,7 @@ impl World {
         for variable in self.env.iter() {
             wasi.env(&variable.name, &variable.value);
         }
-        let memory = Arc::clone(&self.memory);
-        let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), memory);
+        let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), &self.memory);
         guest.outgoing = Outgoing(self.network.clone());
         guest.sockets = Sockets::new(self.network.clone());
         *guest.wasi.ctx().ctx.filesystem() = self.files.clone();
@@ -141,7 +118,7 @@ impl World {
 
     /// What one container's instances may have in all.
     pub fn memory_limit(&self) -> Option<u64> {
-        self.memory.limit
+        self.memory.limit()
     }
 }
 
@@ -175,20 +152,20 @@ fn unusable(mount: &Mount, error: &io::Error) -> Error {
 }
 
 impl Guest {
-    fn new(wasi: &mut WasiCtxBuilder, env: Arc<[EnvVar]>, memory: Arc<Memory>) -> Self {
+    fn new(wasi: &mut WasiCtxBuilder, env: Arc<[EnvVar]>, memory: &Arc<Memory>) -> Self {
         Self {
             wasi: wasi.build_p1(),
             http: WasiHttpCtx::new(),
             outgoing: Outgoing(None),
             sockets: Sockets::new(None),
             config: Config { env, made: None },
-            memory: Share { memory, used: 0 },
+            memory: memory.share(),
         }
     }
 
     /// Nobody's world, for looking things up in a linker.
     pub fn empty() -> Self {
-        Self::new(&mut WasiCtx::builder(), Arc::default(), Arc::default())
+        Self::new(&mut WasiCtx::builder(), Arc::default(), &Arc::default())
     }
 
     /// Its p0 and p1.
@@ -213,7 +190,7 @@ impl Guest {
 
     /// Linear memory of its instances in bytes.
     pub fn memory_bytes(&self) -> u64 {
-        self.memory.used
+        self.memory.bytes()
     }
 
     /// A store that gives way to others at each tick and holds the guest to its limits.
@@ -242,52 +219,5 @@ impl WasiHttpView for Guest {
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.wasi.ctx()
-    }
-}
-
-impl Memory {
-    fn grow(&self, bytes: u64) -> Result<(), OutOfMemory> {
-        let limit = self.limit.unwrap_or(u64::MAX);
-        let grown = |used: u64| used.checked_add(bytes).filter(|&wanted| wanted <= limit);
-        match (self.used).fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
-            Ok(_) => Ok(()),
-            Err(used) => Err(OutOfMemory {
-                wanted: used.saturating_add(bytes),
-                limit,
-            }),
-        }
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        self.memory.used.fetch_sub(self.used, Ordering::Relaxed);
-    }
-}
-
-impl ResourceLimiter for Share {
-    fn memory_growing(
-        &mut self,
-        current: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        let more = desired.saturating_sub(current) as u64;
-        self.memory.grow(more)?;
-        self.used += more;
-        Ok(true)
-    }
-
-    fn table_growing(
-        &mut self,
-        _: usize,
-        desired: usize,
-        _: Option<usize>,
-    ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
-    }
-
-    fn instances(&self) -> usize {
-        INSTANCES
     }
 }

@@ -5,7 +5,7 @@
 //! - `control`: the socket's routes; `protocol`: their documents; `spec`: what is demanded of them; `time`: their
 //!   times
 //! - `registry`: all sandboxes and the way each goes; `sandbox`: one, with the table of its life; `events`: what
-//!   happened to them; `budget`: how many there can be
+//!   happened to them; `budget`: how many there can be; `memory`: what their memories take
 //! - `guest`: a guest's own state; `program`: what it can import; `command`: guests that run once; `http`: guests that
 //!   serve requests; `exit`: what their end means; `meter`: what they compute, and where; `epoch`: the clock that
 //!   interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
@@ -40,6 +40,7 @@ mod guest;
 mod http;
 mod inspect;
 mod log;
+mod memory;
 mod meter;
 mod network;
 mod outbox;
@@ -68,8 +69,8 @@ use std::process::ExitCode;
 static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 const USAGE: &str = "\
-usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE] [--user UID:GID]
-                            [--read PATH]… [--write PATH]…
+usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE] [--memory-budget BYTES]
+                            [--user UID:GID] [--read PATH]… [--write PATH]…
        wasmlet-engine compile --output FILE [--memory-limit BYTES] [--cpu-seconds SECONDS] < FILE
        wasmlet-engine inspect < FILE
        wasmlet-engine version";
@@ -80,6 +81,7 @@ enum Request {
     Serve {
         directory: PathBuf,
         network: Option<PathBuf>,
+        memory_budget: Option<u64>,
         rules: confine::Rules,
     },
     Compile(compile::Task),
@@ -94,8 +96,9 @@ fn main() -> ExitCode {
         Ok(Request::Serve {
             directory,
             network,
+            memory_budget,
             rules,
-        }) => report(start(&directory, network.as_deref(), &rules)),
+        }) => report(start(&directory, network.as_deref(), memory_budget, &rules)),
         Ok(Request::Compile(task)) => compile::outer(&task),
         Ok(Request::CompileInner(task)) => compile::inner(&task),
         Ok(Request::Inspect) => print_inspected(),
@@ -109,13 +112,18 @@ fn main() -> ExitCode {
 }
 
 /// Every step before the first thread holds for all of them: the network, the user, the rules.
-fn start(directory: &Path, network: Option<&Path>, rules: &confine::Rules) -> anyhow::Result<()> {
+fn start(
+    directory: &Path,
+    network: Option<&Path>,
+    memory_budget: Option<u64>,
+    rules: &confine::Rules,
+) -> anyhow::Result<()> {
     network.map_or(Ok(()), network::join)?;
     // While the directory may still be written: it is the agent's, and holds what the agent believes.
     let place = serve::bind(directory)?;
     let confinement = confine::engine(rules)?;
     trace::start();
-    serve::serve(place, confinement)
+    serve::serve(place, memory_budget, confinement)
 }
 
 fn report(result: anyhow::Result<()>) -> ExitCode {
@@ -165,13 +173,14 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
     let mut verb = None;
     let (mut directory, mut output) = (None, None);
     let (mut memory_limit, mut cpu_seconds) = (None, None);
-    let mut network = None;
+    let (mut network, mut memory_budget) = (None, None);
     let mut rules = confine::Rules::default();
     while let Some(argument) = arguments.next()? {
         match argument {
             Arg::Long("help") | Arg::Short('h') => return Ok(Request::Help),
             Arg::Long("directory") => directory = Some(PathBuf::from(arguments.value()?)),
             Arg::Long("network-namespace") => network = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("memory-budget") => memory_budget = Some(arguments.value()?.parse()?),
             Arg::Long("read") => rules.read.push(PathBuf::from(arguments.value()?)),
             Arg::Long("write") => rules.write.push(PathBuf::from(arguments.value()?)),
             Arg::Long("user") => rules.user = Some(arguments.value()?.parse()?),
@@ -194,6 +203,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
         Some("serve") => Ok(Request::Serve {
             directory: directory.ok_or("--directory is missing")?,
             network,
+            memory_budget,
             rules,
         }),
         Some("compile") => Ok(Request::Compile(task(output)?)),
@@ -218,6 +228,7 @@ mod tests {
         let serve = |network: Option<&str>| Request::Serve {
             directory: "/run/x".into(),
             network: network.map(PathBuf::from),
+            memory_budget: None,
             rules: confine::Rules::default(),
         };
         assert_eq!(

@@ -35,6 +35,12 @@ pub struct Engine {
     pub descriptors: Budget,
     /// Memory maps.
     pub maps: Budget,
+    /// Connections of clients to http guests; `None` of an engine that does not tell.
+    #[serde(default)]
+    pub connections: Option<Budget>,
+    /// Bytes of linear memory of all guests; `None` of an engine that does not tell.
+    #[serde(default)]
+    pub memory: Option<Budget>,
     /// What holds the process; `None` of an engine that knows of no such thing.
     #[serde(default)]
     pub confinement: Option<Confinement>,
@@ -57,7 +63,7 @@ pub struct Confinement {
     pub missing: Vec<String>,
 }
 
-/// Something that the kernel limits for the process.
+/// Something that is limited for the whole engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// How many there are.
@@ -129,6 +135,9 @@ pub struct SandboxSpec {
     /// Linear memory of all instances; `None` is no limit.
     #[serde(default)]
     pub memory_limit_bytes: Option<u64>,
+    /// What it was promised of linear memory: who is most above it ends first when the engine's budget is used up.
+    #[serde(default)]
+    pub memory_request_bytes: u64,
     /// CPU time of all instances in thousandths of a core; `None` is no limit.
     #[serde(default)]
     pub cpu_quota_millicores: Option<u64>,

@@ -284,10 +284,16 @@ impl Registry {
                 requests: Arc::default(),
             };
             sandbox.set_meters(meters.clone());
+            let (request, limit) = (spec.memory_request_bytes, spec.memory_limit_bytes);
             let world = Arc::new(World::new(
                 spec,
                 &log,
                 sandbox.stdin.as_ref(),
+                registry
+                    .parts
+                    .budgets
+                    .memory
+                    .container(&sandbox, request, limit),
                 &registry.parts.traffic,
             )?);
             Ok(Prepared {

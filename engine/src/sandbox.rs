@@ -6,6 +6,7 @@
 //! A sandbox whose start is refused was never one: it leaves the registry from Starting, and nothing of it remains.
 
 use crate::exec::Execs;
+use crate::exit::{Ending, OutOfMemory};
 use crate::meter::Account;
 use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
 use crate::stdin::{Hold, Stdin, Unavailable};
@@ -65,6 +66,8 @@ pub enum Stop {
     Notice(Instant),
     /// No more grace.
     Now,
+    /// No more grace: the engine has no memory for it.
+    OutOfMemory(OutOfMemory),
 }
 
 impl Stop {
@@ -78,7 +81,7 @@ impl Stop {
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::Notice(one), Self::Notice(other)) => Self::Notice(one.min(other)),
-            _ => Self::Now,
+            (Self::Notice(_), hard) | (hard, _) => hard,
         }
     }
 }
@@ -298,12 +301,12 @@ impl Sandbox {
         }
     }
 
-    /// Waits until its grace is over.
-    pub async fn out_of_grace(&self) {
+    /// Waits until its grace is over, and tells how it ends then.
+    pub async fn out_of_grace(&self) -> Ending {
         loop {
             let stopped = self.stopped.notified();
             let until = match lock(&self.facts).stop {
-                Some(Stop::Now) => return,
+                Some(stop @ (Stop::Now | Stop::OutOfMemory(_))) => return stop.into(),
                 Some(Stop::Notice(until)) => Some(until),
                 None => None,
             };
@@ -314,7 +317,7 @@ impl Sandbox {
                 }
             };
             tokio::select! {
-                () = over => return,
+                () = over => return Ending::Killed,
                 () = stopped => {}
             }
         }

@@ -50,9 +50,9 @@ pub fn bind(directory: &Path) -> Result<Place> {
 }
 
 /// Serves until a signal or a client ends the engine.
-pub fn serve(place: Place, confinement: Confinement) -> Result<()> {
+pub fn serve(place: Place, memory_budget: Option<u64>, confinement: Confinement) -> Result<()> {
     let Place { lock, listener } = place;
-    let budgets = Budgets::new().context("cannot read the process's limits")?;
+    let budgets = Budgets::new(memory_budget).context("cannot read the process's limits")?;
     // Two runtimes: a guest that keeps a thread keeps it from other guests, never from the socket and the signals.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

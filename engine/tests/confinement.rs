@@ -8,6 +8,7 @@ use seccompiler::{SeccompAction, SeccompFilter};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -198,7 +199,7 @@ fn an_engine_without_rules_says_so() {
         .spawn()
         .expect("engine");
     let begin = Instant::now();
-    while !directory.path().join("engine.sock").exists() {
+    while UnixStream::connect(directory.path().join("engine.sock")).is_err() {
         assert!(begin.elapsed() < Duration::from_secs(20));
         std::thread::sleep(Duration::from_millis(2));
     }

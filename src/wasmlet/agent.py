@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 LOCK_NAME = "agent.lock"
 KEPT_MEMORY_BYTES = 100 << 20
+GUESTS_SHARE = 0.9
+"""Of an engine's memory, for its guests: the rest is its own, so that it ends one of them before the kernel ends it."""
 """What an engine leaves to the machine, as eviction does (node.settings)."""
 
 LOOPBACK_IP = "127.0.0.1"
@@ -290,6 +292,7 @@ async def _build(
         engines.Settings(
             directory=config.state / "engines",
             access=Access(read=(config.state / "cache",), write=(config.state / "pods", config.state / "logs")),
+            memory_bytes=int(_engine_memory(config) * GUESTS_SHARE),
             idle_seconds=config.file.engine_idle_seconds,
         ),
         program=program,
@@ -336,11 +339,16 @@ def _start_collection(
     tasks.start(collection.run(), name="image garbage collection")
 
 
-def _placement(config: Config) -> placement.Placement:
+def _engine_memory(config: Config) -> int:
+    """What one engine may use, in bytes."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return config.file.engine_memory_mib << 20 or memory - KEPT_MEMORY_BYTES
+
+
+def _placement(config: Config) -> placement.Placement:
     return placement.choose(
         directory=Path(config.file.engine_cgroup) if config.file.engine_cgroup else None,
-        memory_bytes=config.file.engine_memory_mib << 20 or memory - KEPT_MEMORY_BYTES,
+        memory_bytes=_engine_memory(config),
         environment=os.environ,
         is_root=os.geteuid() == 0,
     )

@@ -64,6 +64,7 @@ class Agent:
         self.program = program
         self.back_off = BACK_OFF
         self.engine_idle_seconds = 60.0
+        self.engine_memory_bytes = 0
         self.isolation: Literal["namespace", "node", "pod"] = "namespace"
         self.compile_memory_bytes = artifacts.DEFAULT_COMPILE_MEMORY_BYTES
         self.clock: Clock = system_clock
@@ -82,8 +83,9 @@ class Agent:
             read=(self.directory / "cache",), write=(self.directory / "pods", self.directory / "logs")
         )
         pool = engines.Settings(
-            directory=self.directory / "engines", access=access, idle_seconds=self.engine_idle_seconds
-        )
+            directory=self.directory / "engines", access=access,
+            memory_bytes=self.engine_memory_bytes, idle_seconds=self.engine_idle_seconds,
+        )  # fmt: skip
         self.engines = engines.Engines(pool, program=self.program)
         settings = Settings(
             directory=self.directory / "pods",
@@ -203,11 +205,15 @@ def status_of(worker: Worker, name: str = "main") -> ContainerStatus:
 
 @contextlib.asynccontextmanager
 async def running_agent(
-    directory: Path, *, program: Path, isolation: Literal["namespace", "node", "pod"] = "namespace"
+    directory: Path,
+    *,
+    program: Path,
+    isolation: Literal["namespace", "node", "pod"] = "namespace",
+    engine_memory_bytes: int = 0,
 ) -> AsyncIterator[Agent]:
     """An agent of `directory`; at the end every process that it started is ended."""
     agent = Agent(directory, program=program)
-    agent.isolation = isolation
+    agent.isolation, agent.engine_memory_bytes = isolation, engine_memory_bytes
     try:
         await agent.start()
         yield agent

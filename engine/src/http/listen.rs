@@ -1,7 +1,7 @@
 //! Sockets, and how many connections there may be.
 
 use crate::http::{Parts, Phase, Server};
-use crate::protocol::{Error, ErrorReason, Http};
+use crate::protocol::{Budget, Error, ErrorReason, Http};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -33,6 +33,7 @@ const TOO_MANY: &[u8] =
 /// the next one a quarter, and there is always something left for others.
 #[derive(Clone)]
 pub struct Connections {
+    most: usize,
     free: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
 }
@@ -47,8 +48,17 @@ impl Connections {
     /// At most so many.
     pub fn new(most: usize) -> Self {
         Self {
+            most,
             free: Arc::new(Semaphore::new(most)),
             turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+        }
+    }
+
+    /// How many there are, and may be.
+    pub fn read(&self) -> Budget {
+        Budget {
+            used: self.most.saturating_sub(self.free.available_permits()) as u64,
+            limit: self.most as u64,
         }
     }
 

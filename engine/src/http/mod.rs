@@ -122,7 +122,7 @@ impl Server {
             stop = sandbox.stopped() => self.end(stop, sandbox).await,
         };
         self.phase.send_replace(Phase::Draining);
-        if ending != Ending::Killed {
+        if !matches!(ending, Ending::Killed | Ending::OutOfMemory(_)) {
             // The last answers are on their way.
             let _ = tokio::time::timeout(FLUSH, self.phase.closed()).await;
         }
@@ -151,7 +151,7 @@ impl Server {
         };
         tokio::select! {
             biased;
-            () = sandbox.out_of_grace() => return Ending::Killed,
+            ending = sandbox.out_of_grace() => return ending,
             () = gentle => {}
         }
         Ending::Code(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import click
 
@@ -34,14 +35,16 @@ def engines_command(context: click.Context, output: str) -> None:
         print_json(found)
         return
     table = Table(
-        "ENGINE", "POOL", "NETWORK", "VERSION", "PODS", "SANDBOXES", "DESCRIPTORS", "MAPS", "MEMORY", "HELD BY", "PID"
-    )
+        "ENGINE", "POOL", "NETWORK", "VERSION", "PODS", "SANDBOXES", "DESCRIPTORS", "MAPS", "CONNECTIONS",
+        "OF GUESTS", "MEMORY", "HELD BY", "PID",
+    )  # fmt: skip
     for each in found:
         version = f"{each.engine.version} old" if each.old else each.engine.version
         table.add(
             each.id, _pool(each), "pods" if each.network else "host", version,
             str(len(each.pods)), str(each.engine.running), _share(each.engine.descriptors), _share(each.engine.maps),
-            shown_size(each.memory_bytes), _walls(each.engine.confinement), str(each.engine.pid),
+            _share(each.engine.connections), _share(each.engine.memory, shown_size), shown_size(each.memory_bytes),
+            _walls(each.engine.confinement), str(each.engine.pid),
         )  # fmt: skip
     table.print()
 
@@ -68,8 +71,10 @@ def _pool(each: EngineAccount) -> str:
     return f"{each.namespace}/{each.dedicated[:8]}" if each.dedicated else each.namespace or "all"
 
 
-def _share(budget: Budget) -> str:
-    return f"{budget.used} ({100 * budget.used // max(budget.limit, 1)}%)"
+def _share(budget: Budget | None, shown: Callable[[int], str] = str) -> str:
+    if budget is None:
+        return ""
+    return f"{shown(budget.used)} ({100 * budget.used // max(budget.limit, 1)}%)"
 
 
 def _walls(confinement: Confinement | None) -> str:

@@ -419,6 +419,7 @@ class Starter:
         pod, places = self._worker.bundle.pod, self._worker.places
         of_pod = pod.spec.resources.limits if pod.spec.resources is not None else {}
         limits = {**of_pod, **container.resources.limits}
+        requests = {**container.resources.limits, **container.resources.requests}
         return protocol.SandboxSpec(
             pod_uid=pod.metadata.uid,
             pod_namespace=pod.metadata.namespace,
@@ -442,6 +443,7 @@ class Starter:
             log=protocol.Log(path=str(places.log_file(container.name, number)), lossless=self._worker.bundle.attached),
             exit_file=str(places.exit_file(container.name, number)),
             memory_limit_bytes=quantity.ceil(limits["memory"]) if "memory" in limits else None,
+            memory_request_bytes=quantity.ceil(requests["memory"]) if "memory" in requests else 0,
             cpu_quota_millicores=_millicores(limits["cpu"]) if "cpu" in limits else None,
         )
 

@@ -55,11 +55,14 @@ class Settings:
     Attributes:
         directory: One sub-directory for each engine.
         access: What engines may use that are not a single pod's; with nothing in it the kernel holds no engine.
+        memory_bytes: What the guests of one engine may have of linear memory together, before the container that is
+            most above its request ends; 0 is no bound.
         idle_seconds: An engine without running sandboxes ends after this long.
     """
 
     directory: Path
     access: Access = field(default_factory=Access)
+    memory_bytes: int = 0
     idle_seconds: float = 60.0
 
 
@@ -290,7 +293,10 @@ class Engines:
         try:
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)
             started = time.monotonic()
-            options = access.arguments() + ([f"--network-namespace={key.network}"] if key.network else [])
+            memory = self._settings.memory_bytes
+            options = access.arguments()
+            options += [f"--memory-budget={memory}"] if memory else []
+            options += [f"--network-namespace={key.network}"] if key.network else []
             pid = self._spawn(directory, placement.command(identity), options)
             record = msgspec.structs.replace(record, pid=pid)
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)

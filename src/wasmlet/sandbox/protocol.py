@@ -51,6 +51,8 @@ class Engine(Document, frozen=True, kw_only=True):
     running: int
     descriptors: Budget
     maps: Budget
+    connections: Budget | None = None
+    memory: Budget | None = None
     confinement: Confinement | None = None
 
 
@@ -138,6 +140,7 @@ class SandboxSpec(Document, frozen=True, kw_only=True):
     log: Log
     exit_file: str
     memory_limit_bytes: int | None = None
+    memory_request_bytes: int = 0
     cpu_quota_millicores: int | None = None
 
 

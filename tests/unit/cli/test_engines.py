@@ -42,6 +42,8 @@ def test_pods_leave_engines_of_another_release_when_the_operator_says_so(command
     assert listed[0].split()[:2] == ["ENGINE", "POOL"]
     assert str(old["id"]) in listed[1]
     assert "seccomp" in listed[1]
+    assert "CONNECTIONS" in listed[0]
+    assert old["engine"]["memory"]["limit"] > old["engine"]["memory"]["used"] > 0  # type: ignore[index]
     assert "every engine is of this release" in command.succeed("engines", "drain")
 
     release = tmp_path / "wasmlet-engine"

@@ -9,7 +9,7 @@ import pytest
 from tests.support.agent import Agent, running_agent
 from tests.support.pods import bundle, container
 from tests.support.waiting import eventually
-from wasmlet.kube.types import HostPathVolume, Volume, VolumeMount
+from wasmlet.kube.types import HostPathVolume, ResourceRequirements, Volume, VolumeMount
 from wasmlet.pods import pools
 from wasmlet.pods.bundle import Bundle, Places
 from wasmlet.sandbox.engines import Access
@@ -50,6 +50,26 @@ async def test_a_pool_is_split_before_an_engine_meets_its_limits(
             assert engine.descriptors.limit == 100
             assert engine.descriptors.used < 90, "70 %, and the few that are the engine's own"
             assert handle.running == found.count(handle.record.id)
+
+
+async def test_who_is_most_above_its_request_ends_when_an_engine_has_no_memory_left(
+    state_directory: Path, engine_program: Path
+) -> None:
+    memory = 128 << 10  # what the guest has
+    async with running_agent(state_directory, program=engine_program, engine_memory_bytes=3 * memory) as agent:
+        promised = ResourceRequirements(requests={"memory": str(memory)})
+        limited = ResourceRequirements(limits={"memory": str(memory)})  # which is its request too
+        demands = (promised, ResourceRequirements(), limited, promised)
+        pods = [bundle(container("main", "sleep", resources=each)) for each in demands]
+        for each in pods:
+            await engines_of(agent, [each])
+        assert await agent.until_ended(pods[1]) == "Failed"
+        (status,) = agent.worker(pods[1]).status().container_statuses
+        assert status.state.terminated is not None
+        assert (status.state.terminated.reason, status.state.terminated.exit_code) == ("OOMKilled", 137)
+        assert "budget of 393216 bytes" in status.state.terminated.message
+        (handle,) = agent.engines.handles
+        assert handle.running == 3
 
 
 async def test_the_kernel_holds_engines_to_the_directories_of_their_pods(agent: Agent, tmp_path: Path) -> None:

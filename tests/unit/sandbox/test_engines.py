@@ -230,3 +230,14 @@ async def test_a_deep_directory_is_no_matter(state_directory: Path, engine_progr
         await eventually(lambda: state_of(made, handle, identity) == "exited", made.engines)
     finally:
         await made.engines.close()
+
+
+async def test_an_engine_is_given_its_memory_budget(sandboxes: Sandboxes) -> None:
+    settings = Settings(directory=sandboxes.directory / "bounded", memory_bytes=1 << 30)
+    made = Engines(settings, program=sandboxes.program)
+    try:
+        handle = await made.acquire(PoolKey("default"))
+        assert handle.engine.memory == protocol.Budget(used=0, limit=1 << 30)
+        assert handle.engine.connections is not None
+    finally:
+        await made.close(end_idle=True)

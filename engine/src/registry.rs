@@ -533,7 +533,7 @@ async fn told_to_end(sandbox: &Sandbox, network: Option<&Network>) -> Stop {
     {
         let grace = until.saturating_duration_since(Instant::now());
         tokio::select! {
-            () = sandbox.out_of_grace() => return Stop::Now,
+            stop = sandbox.out_of_grace() => return stop,
             () = tokio::time::sleep(LAME_DUCK.min(grace / 2)) => {}
         }
     }

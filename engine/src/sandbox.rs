@@ -6,7 +6,7 @@
 //! A sandbox whose start is refused was never one: it leaves the registry from Starting, and nothing of it remains.
 
 use crate::exec::Execs;
-use crate::exit::{Ending, OutOfMemory};
+use crate::exit::OutOfMemory;
 use crate::meter::Account;
 use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
 use crate::stdin::{Hold, Stdin, Unavailable};
@@ -301,12 +301,12 @@ impl Sandbox {
         }
     }
 
-    /// Waits until its grace is over, and tells how it ends then.
-    pub async fn out_of_grace(&self) -> Ending {
+    /// Waits until its grace is over, and tells by what.
+    pub async fn out_of_grace(&self) -> Stop {
         loop {
             let stopped = self.stopped.notified();
             let until = match lock(&self.facts).stop {
-                Some(stop @ (Stop::Now | Stop::OutOfMemory(_))) => return stop.into(),
+                Some(stop @ (Stop::Now | Stop::OutOfMemory(_))) => return stop,
                 Some(Stop::Notice(until)) => Some(until),
                 None => None,
             };
@@ -317,7 +317,7 @@ impl Sandbox {
                 }
             };
             tokio::select! {
-                () = over => return Ending::Killed,
+                () = over => return Stop::Now,
                 () = stopped => {}
             }
         }

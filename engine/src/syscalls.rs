@@ -118,7 +118,6 @@ const EVERYBODY: &[c_long] = &[
     libc::SYS_statx,
     libc::SYS_symlinkat,
     libc::SYS_sysinfo,
-    libc::SYS_tgkill,
     libc::SYS_umask,
     libc::SYS_uname,
     libc::SYS_unlinkat,
@@ -201,7 +200,9 @@ fn rules(program: Program) -> Result<BTreeMap<c_long, Vec<SeccompRule>>> {
         .map(|&call| (call, Vec::new()))
         .collect();
     let own = std::process::id();
-    rules.insert(libc::SYS_kill, argument(0, &[u64::from(own)])?);
+    for signal in [libc::SYS_kill, libc::SYS_tgkill] {
+        rules.insert(signal, argument(0, &[u64::from(own)])?);
+    }
     rules.insert(libc::SYS_prlimit64, argument(0, &[0, u64::from(own)])?);
     // Threads only; clone3 hides its flags from filters, and the C library does without it.
     let thread = (libc::CLONE_THREAD | libc::CLONE_VM).cast_unsigned().into();
@@ -341,6 +342,11 @@ mod tests {
             (
                 libc::SYS_kill,
                 [u64::from(parent), 0, 0],
+                Some(libc::ENOSYS),
+            ),
+            (
+                libc::SYS_tgkill,
+                [u64::from(parent), u64::from(parent), 0],
                 Some(libc::ENOSYS),
             ),
             (libc::SYS_socket, [inet.into(), stream, 0], None),

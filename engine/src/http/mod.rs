@@ -151,7 +151,7 @@ impl Server {
         };
         tokio::select! {
             biased;
-            ending = sandbox.out_of_grace() => return ending,
+            stop = sandbox.out_of_grace() => return stop.into(),
             () = gentle => {}
         }
         Ending::Code(0)

@@ -1,7 +1,7 @@
 //! Commands: guests that run once until they return.
 
 use crate::exit::{Ending, OutOfMemory};
-use crate::guest::Guest;
+use crate::guest::{Guest, HANDLES};
 use crate::protocol::{Error, ErrorReason};
 use wasmtime::{InstancePre, Result};
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -57,6 +57,7 @@ impl Command {
             }
             Self::P3(program) => {
                 let mut store = guest.into_store(program.engine());
+                store.set_max_component_handles(HANDLES);
                 let instance = match program.instantiate_async(&mut store).await {
                     Ok(instance) => instance,
                     Err(error) => return Outcome::Refused(not_started(&error)),

@@ -19,6 +19,9 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
+/// Streams, futures, tasks and resources that a guest of WASI 0.3 may have at once: they cost the host, not its own memory.
+pub const HANDLES: usize = 10_000;
+
 /// What host functions and the limiter work on.
 pub struct Guest {
     /// Serves p0, p1 and, through [`WasiView`], p2.

@@ -120,6 +120,19 @@ fn traps_and_limits_end_it() {
 }
 
 #[test]
+fn streams_are_bounded() {
+    let engine = Engine::start();
+    let program = program(&engine);
+    let hoard = engine.run_spec("hoard", &spec(&engine, "hoard", &program, &["hoard"]));
+    assert_eq!(
+        (&hoard["exitCode"], &hoard["fault"]),
+        (&json!(134), &json!("guest")),
+        "{hoard}"
+    );
+    assert!(engine.memory_kib("VmHWM:") < 150_000);
+}
+
+#[test]
 fn computing_is_counted_held_to_its_quota_and_interrupted() {
     let engine = Engine::start();
     let program = program(&engine);

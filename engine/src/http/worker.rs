@@ -6,7 +6,7 @@
 //! are over. A trap is the end of them all.
 
 use crate::exit::Ending;
-use crate::guest::Guest;
+use crate::guest::{Guest, HANDLES};
 use crate::http::instances::{Full, KEPT};
 use crate::http::request::{Exchange, Failure, Head};
 use crate::http::{Phase, Server, seconds};
@@ -251,6 +251,7 @@ impl Server {
             return;
         };
         let mut store = self.parts.world.guest().into_store(program.engine());
+        store.set_max_component_handles(HANDLES);
         if let Err(error) = self.run(program, &mut store, &worker).await {
             // Noted while the instance is there: without it bodies look whole.
             self.note_fall(&worker, &error);
@@ -427,13 +428,15 @@ impl Worker {
             return Ok(());
         }
         inner.given += 1;
-        inner.since = None;
+        let was_watched = inner.since.take().is_some();
         inner.open.push(Arc::clone(&job.exchange));
         inner.inbox.push_back(job);
         drop(inner);
         self.is_ready.store(false, Ordering::Relaxed);
         self.waker.wake();
-        self.changed.notify_waiters();
+        if was_watched {
+            self.changed.notify_waiters();
+        }
         Ok(())
     }
 
@@ -469,12 +472,15 @@ impl Worker {
             inner.is_closed = true;
             inner.is_broken = true;
         }
-        if inner.open.is_empty() {
+        let is_empty = inner.open.is_empty();
+        if is_empty {
             inner.since = Some(Instant::now());
         }
         drop(inner);
         self.waker.wake();
-        self.changed.notify_waiters();
+        if is_empty {
+            self.changed.notify_waiters();
+        }
     }
 
     /// Nothing is left to do at this moment.

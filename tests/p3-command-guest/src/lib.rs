@@ -73,6 +73,10 @@ impl wasip3::exports::cli::run::Guest for Guest {
                 let sum: u64 = bytes.iter().map(|&it| u64::from(it)).sum();
                 print(&format!("{sum}\n")).await;
             }
+            // Streams, as many as there can be.
+            "hoard" => loop {
+                std::mem::forget(wit_stream::new::<u8>());
+            },
             "read" => print(&read(argument(2)).await).await,
             "write" => print(&format!("{:?}\n", write(argument(2), argument(3)).await)).await,
             "resolve" => {

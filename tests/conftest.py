@@ -11,8 +11,8 @@ from tests.support.processes import end_all
 from wasmlet.base.errors import UserError
 from wasmlet.sandbox.program import find_engine_program
 
-# How long an example takes says how busy the machine is.
-hypothesis.settings.register_profile("wasmlet", deadline=None)
+# How long an example takes, and how long it is made, says how busy the machine is.
+hypothesis.settings.register_profile("wasmlet", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("wasmlet")
 
 

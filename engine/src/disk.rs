@@ -3,7 +3,8 @@
 //! Guests and the control socket never wait for a disk: they leave work here. A log file is open only while a burst
 //! is written, so that idle sandboxes hold no descriptor. Because there is one queue, a guest's output is in its
 //! log before its exit file is in place. A lossless log whose files are full is set aside and looked at again
-//! until its reader has deleted one; everybody else's work goes on.
+//! until its reader has deleted one; so is work for which the process has no descriptor left. Everybody else's goes
+//! on.
 
 use crate::log::{Log, Lost, notice};
 use crate::protocol::Exit;
@@ -86,10 +87,10 @@ struct Thread {
     look: Instant,
 }
 
-/// Work on a lossless log that waits for its reader.
+/// Work that waits: on a lossless log for its reader, on any for a free descriptor.
 struct Held {
     job: Job,
-    /// When its reader last made room.
+    /// When it last came on.
     since: Instant,
 }
 
@@ -158,27 +159,47 @@ impl Thread {
             }
             log.hold(rest);
             if is_end && held.since.elapsed() >= READER_PATIENCE {
-                tracing::warn!(path = %log.place.path.display(), "nobody reads a lossless log; it gets more files");
+                tracing::warn!(path = %log.place.path.display(), "log waits for too long; it gets more files, or loses lines");
                 log.release();
                 continue;
             }
-            if self.held.is_empty() {
-                self.look = Instant::now() + LOOK;
-            }
-            self.held.push(held);
+            self.keep(held);
             return;
         }
-        if let Job::Finish(finish) = held.job {
-            if let Err(error) = write_exit(&finish.path, &finish.exit) {
-                tracing::error!(sandbox = finish.exit.id, path = %finish.path.display(), %error, "exit file failed");
+        let Held { job, since } = held;
+        if let Job::Finish(finish) = job {
+            match write_exit(&finish.path, &finish.exit) {
+                Err(error) if is_passing(&error) && since.elapsed() < READER_PATIENCE => {
+                    let job = Job::Finish(finish);
+                    return self.keep(Held { job, since });
+                }
+                Err(error) => {
+                    tracing::error!(sandbox = finish.exit.id, path = %finish.path.display(), %error, "exit file failed");
+                }
+                Ok(()) => {}
             }
             let _ = finish.done.send(());
         }
     }
+
+    /// Looks at it again soon.
+    fn keep(&mut self, held: Held) {
+        if self.held.is_empty() {
+            self.look = Instant::now() + LOOK;
+        }
+        self.held.push(held);
+    }
 }
 
-/// Appends lines; on failure drops and counts them, and says so in the log once it works again. Returns what a
-/// reader has to make room for.
+/// Whether it is only a matter of time: descriptors come back when guests and clients end.
+fn is_passing(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let passing = [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error);
+    error.raw_os_error().is_some_and(|it| passing.contains(&it))
+}
+
+/// Appends lines; on failure drops and counts them, and says so in the log once it works again. Returns what has to
+/// wait: for a reader that makes room, or for a free descriptor.
 fn write_log(log: &Log, lines: Vec<u8>) -> Vec<u8> {
     let mut lost = lock(&log.lost);
     let told = if lost.bytes == 0 {
@@ -203,6 +224,10 @@ fn write_log(log: &Log, lines: Vec<u8>) -> Vec<u8> {
         Ok(written) => {
             *lost = Lost::default();
             all.drain(..written);
+            all
+        }
+        Err(error) if is_passing(&error) && !log.is_released() => {
+            all.drain(..told.len());
             all
         }
         Err(error) => {

@@ -4,7 +4,7 @@ use crate::protocol::{ExecExit, ExitReason, Fault};
 use crate::sandbox::Stop;
 use rustix::io::Errno;
 use std::fmt;
-use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
+use wasmtime::{GcHeapOutOfMemory, PoolConcurrencyLimitError, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 /// Kubernetes keeps at most this much of a termination message.
@@ -91,7 +91,10 @@ impl Ending {
             return Self::Code(exit.0.cast_unsigned());
         }
         let message = describe(error);
-        if error.downcast_ref::<OutOfMemory>().is_some() {
+        // Wasmtime asks for memory for the objects that it manages, and keeps why it got none to itself.
+        let is_memory = error.downcast_ref::<OutOfMemory>().is_some()
+            || error.downcast_ref::<GcHeapOutOfMemory<()>>().is_some();
+        if is_memory {
             return Self::OutOfMemory(message);
         }
         // A trap, and a host function's own error (a bad handle, a bad pointer, a path that is too long) are the

@@ -1,5 +1,6 @@
 //! A container's world, and a guest's own state in its store: its WASI and its memory account.
 
+use crate::files;
 use crate::frame;
 use crate::log::Log;
 use crate::memory::{Memory, Share};
@@ -156,8 +157,10 @@ fn unusable(mount: &Mount, error: &io::Error) -> Error {
 
 impl Guest {
     fn new(wasi: &mut WasiCtxBuilder, env: Arc<[EnvVar]>, memory: &Arc<Memory>) -> Self {
+        let mut wasi = wasi.build_p1();
+        wasi.ctx().table.set_max_capacity(files::HANDLES);
         Self {
-            wasi: wasi.build_p1(),
+            wasi,
             http: WasiHttpCtx::new(),
             outgoing: Outgoing(None),
             sockets: Sockets::new(None),
@@ -199,7 +202,7 @@ impl Guest {
     /// A store that gives way to others at each tick and holds the guest to its limits.
     pub fn into_store(self, engine: &Engine) -> Store<Self> {
         let mut store = Store::new(engine, self);
-        store.limiter(|guest| &mut guest.memory);
+        store.limiter_async(|guest| &mut guest.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| {
             meter::give_way();

@@ -86,12 +86,33 @@ pub fn read(bytes: &[u8]) -> Result<Binary, Error> {
     if !bytes.starts_with(b"\0asm") {
         return Err(Error::new(ErrorReason::NotWasm, not_wasm(bytes)));
     }
-    read_names(bytes).map_err(|error| {
-        Error::new(
-            ErrorReason::Malformed,
-            format!("the WebAssembly binary is truncated or invalid: {error}"),
-        )
-    })
+    let malformed = |message| Error::new(ErrorReason::Malformed, message);
+    let binary = read_names(bytes).map_err(|error| {
+        malformed(format!(
+            "the WebAssembly binary is truncated or invalid: {error}"
+        ))
+    })?;
+    if shares_memory(bytes).unwrap_or(false) {
+        return Err(malformed(
+            "the WebAssembly binary has memory that threads share, and guests have no threads; \
+             build it without them"
+                .to_owned(),
+        ));
+    }
+    Ok(binary)
+}
+
+fn shares_memory(bytes: &[u8]) -> Result<bool, BinaryReaderError> {
+    for payload in Parser::new(0).parse_all(bytes) {
+        if let Payload::MemorySection(section) = payload? {
+            for memory in section {
+                if memory?.shared {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
 }
 
 fn read_names(bytes: &[u8]) -> Result<Binary, BinaryReaderError> {

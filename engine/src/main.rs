@@ -6,7 +6,8 @@
 //!   times
 //! - `registry`: all sandboxes and the way each goes; `sandbox`: one, with the table of its life; `events`: what
 //!   happened to them; `budget`: how many there can be; `memory`: what their memories take
-//! - `guest`: a guest's own state; `program`: what it can import; `command`: guests that run once; `http`: guests that
+//! - `guest`: a guest's own state; `program`: what it can import; `files`: how many it
+//!   may have open; `command`: guests that run once; `http`: guests that
 //!   serve requests; `exit`: what their end means; `meter`: what they compute, and where; `epoch`: the clock that
 //!   interrupts them; `artifact`: their mapped programs; `settings`: what artifacts are compiled for
 //! - `exec`: further instances in a container, with a client each; `attach`: clients at a container's own streams;
@@ -35,6 +36,7 @@ mod epoch;
 mod events;
 mod exec;
 mod exit;
+mod files;
 mod frame;
 mod guest;
 mod http;

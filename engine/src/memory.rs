@@ -4,18 +4,32 @@
 //! next one, until the rest fits.
 
 use crate::exit::OutOfMemory;
+use crate::meter;
 use crate::sandbox::{Sandbox, Stop};
 use crate::sync::lock;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
-use wasmtime::ResourceLimiter;
+use wasmtime::ResourceLimiterAsync;
 
-/// Bounds what a guest's tables cost the host: 8 MiB, fifty times the largest table seen in a published module.
+/// A table's elements at most: 8 MiB, fifty times the largest table seen in a published module.
 const TABLE_ELEMENTS: usize = 1 << 20;
+
+/// What an element of a table costs the host at most; it counts as the guest's memory.
+const ELEMENT_BYTES: u64 = 8;
+
+/// Of all tables of a guest together.
+const TABLES_ELEMENTS: usize = 8 * TABLE_ELEMENTS;
+
+/// From so much memory on a single instruction (`memory.fill`) may take longer than neighbours should wait: a fifth of a
+/// second when nothing of it was touched before.
+const LARGE_BYTES: u64 = 256 << 20;
 
 /// Bounds what an artifact's own declarations cost the host.
 const INSTANCES: usize = 1_000;
+
+/// The same: each memory takes several of the process's memory maps.
+const MEMORIES: usize = 100;
 
 /// The linear memory of all containers of the engine.
 #[derive(Default)]
@@ -44,6 +58,8 @@ pub struct Memory {
 pub struct Share {
     memory: Arc<Memory>,
     used: u64,
+    /// Elements of its tables.
+    elements: usize,
 }
 
 impl Pool {
@@ -125,6 +141,7 @@ impl Memory {
         Share {
             memory: Arc::clone(self),
             used: 0,
+            elements: 0,
         }
     }
 
@@ -200,6 +217,12 @@ impl Share {
     pub fn bytes(&self) -> u64 {
         self.used
     }
+
+    fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        self.memory.grow(bytes)?;
+        self.used += bytes;
+        Ok(())
+    }
 }
 
 impl Drop for Share {
@@ -208,29 +231,52 @@ impl Drop for Share {
     }
 }
 
-impl ResourceLimiter for Share {
-    fn memory_growing(
+#[wasmtime_wasi::async_trait]
+impl ResourceLimiterAsync for Share {
+    async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _: Option<usize>,
+        most: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let more = desired.saturating_sub(current) as u64;
-        self.memory.grow(more)?;
-        self.used += more;
+        // What the memory's own type forbids fails after this, and must not count.
+        if most.is_some_and(|most| desired > most) {
+            return Ok(false);
+        }
+        let was_large = self.used >= LARGE_BYTES;
+        self.charge(desired.saturating_sub(current) as u64)?;
+        if self.used >= LARGE_BYTES && !was_large {
+            meter::go_aside().await;
+        }
         Ok(true)
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
-        _: usize,
+        current: usize,
         desired: usize,
-        _: Option<usize>,
+        most: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS)
+        let more = desired.saturating_sub(current);
+        let is_over = desired > most.unwrap_or(TABLE_ELEMENTS).min(TABLE_ELEMENTS)
+            || self.elements.saturating_add(more) > TABLES_ELEMENTS;
+        if is_over {
+            return Ok(false);
+        }
+        self.charge(more as u64 * ELEMENT_BYTES)?;
+        self.elements += more;
+        Ok(true)
     }
 
     fn instances(&self) -> usize {
         INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        INSTANCES
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES
     }
 }

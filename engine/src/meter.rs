@@ -23,9 +23,14 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// After so many full ticks in a row a guest moves to the busy threads.
 const FULL_TICKS: u32 = 2;
 
+/// And at once after a turn of four ticks, which the clock did not end.
+const LONG_NANOSECONDS: u64 = 40_000_000;
+
 thread_local! {
     /// The guest that was just polled on this thread gave way to the clock, and would have gone on.
     static GAVE_WAY: Cell<bool> = const { Cell::new(false) };
+    /// From now on single instructions of it may take long.
+    static GOES_ASIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Notes that the guest on this thread gives way because its tick is over.
@@ -36,6 +41,12 @@ pub fn give_way() {
 /// Whether the guest that is just polled on this thread has done so in this poll.
 pub fn has_given_way() -> bool {
     GAVE_WAY.get()
+}
+
+/// Has the guest on this thread go on among the busy ones, for good.
+pub async fn go_aside() {
+    GOES_ASIDE.set(true);
+    tokio::task::yield_now().await;
 }
 
 /// The CPU time of one container, shared by all its instances.
@@ -157,6 +168,7 @@ impl Threads {
             future: guest,
             pause: None,
             full_ticks: 0,
+            aside: false,
         };
         async move {
             loop {
@@ -286,11 +298,13 @@ struct Metered<T> {
     pause: Option<Pin<Box<Sleep>>>,
     /// How often in a row it was interrupted.
     full_ticks: u32,
+    /// See [`go_aside`].
+    aside: bool,
 }
 
 impl<T> Metered<T> {
     fn place(&self) -> Place {
-        if self.full_ticks >= FULL_TICKS {
+        if self.aside || self.full_ticks >= FULL_TICKS {
             Place::Busy
         } else {
             Place::Fast
@@ -311,17 +325,21 @@ impl<T> Metered<T> {
             return Poll::Pending;
         }
         GAVE_WAY.set(false);
+        GOES_ASIDE.set(false);
         let before = thread_nanoseconds();
         let polled = {
             let _fast = self.fast.enter();
             let _inside = self.epoch.enter();
             self.future.as_mut().poll(context)
         };
-        self.account.charge(thread_nanoseconds() - before);
-        self.full_ticks = if GAVE_WAY.take() {
-            self.full_ticks.saturating_add(1)
-        } else {
-            0
+        let spent = thread_nanoseconds() - before;
+        self.account.charge(spent);
+        self.aside |= GOES_ASIDE.take();
+        self.full_ticks = match (GAVE_WAY.take(), spent > LONG_NANOSECONDS) {
+            // It computes what nothing can interrupt.
+            (_, true) => FULL_TICKS,
+            (true, false) => self.full_ticks.saturating_add(1),
+            (false, false) => 0,
         };
         polled
     }

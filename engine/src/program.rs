@@ -2,6 +2,7 @@
 
 use crate::command::Command;
 use crate::exit::ProcessExit;
+use crate::files;
 use crate::guest::Guest;
 use crate::protocol::Kind;
 use crate::settings::Flavour;
@@ -62,11 +63,15 @@ impl Linkers {
                 Err(ProcessExit(code).into())
             })?;
         }
+        files::add_to_module_linker(&mut module)?;
         let mut component = component::Linker::new(engine);
         p2::add_to_linker_async(&mut component)?;
         http2::add_only_http_to_linker_async(&mut component)?;
         wasmtime_wasi_config::add_to_linker(&mut component, Guest::config)?;
         traffic::add_to_linker(&mut component)?;
+        component.allow_shadowing(true);
+        files::add_to_component_linker(&mut component)?;
+        component.allow_shadowing(false);
         if flavour == Flavour::Concurrent {
             p3::add_to_linker(&mut component)?;
             http3::add_to_linker(&mut component)?;

@@ -9,7 +9,7 @@ mod support;
 use http2::{Http2, frame};
 use serde_json::json;
 use site::{PATIENCE, Site, eventually, reply};
-use std::io::{BufReader, ErrorKind, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 use support::Engine;
@@ -605,4 +605,43 @@ fn an_engine_with_a_flood_ends_as_it_should() {
     let begin = Instant::now();
     assert_eq!(site.engine.exit("web")["exitCode"], 137);
     assert!(begin.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn a_gigabyte_is_answered_to_its_end_however_slowly_it_is_read() {
+    const BYTES: usize = 1 << 30;
+    let site = Site::start(json!({}));
+    site.is_well();
+    let before = site.engine.memory_kib("VmRSS:");
+    let mut stream = BufReader::new(site.ask(&format!("/stream?{BYTES}")));
+    let mut line = String::new();
+    while line != "\r\n" {
+        line.clear();
+        stream.read_line(&mut line).expect("head");
+    }
+    let (mut taken, mut parts, mut most) = (0, 0, 0);
+    let mut part = Vec::new();
+    loop {
+        let mut size = String::new();
+        stream.read_line(&mut size).expect("size");
+        let size = usize::from_str_radix(size.trim(), 16).expect("size");
+        part.resize(size + 2, 0);
+        stream.read_exact(&mut part).expect("part");
+        taken += size;
+        parts += 1;
+        // A part each twentieth of a second at first, then as fast as it comes.
+        if parts <= 40 {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if parts % 1000 == 40 {
+            most = most.max(site.engine.memory_kib("VmRSS:"));
+        }
+        if size == 0 {
+            break;
+        }
+    }
+    assert_eq!(taken, BYTES);
+    assert!(most < before + 16 * 1024, "{before} {most}");
+    assert_eq!(site.usage()["failures"], 0);
+    site.is_well();
 }

@@ -100,6 +100,11 @@ async def _drain(settings: config.Config, *, batch: int, timeout_seconds: float)
                 renewed[uid] = (await agent.call("POST", f"/pods/{uid}/renew", Renewal)).containers
             except NotFoundError:
                 continue  # it is gone meanwhile
+            except WasmletError as error:
+                raise WasmletError(
+                    f"no engine of this release takes pods: {error.message}",
+                    hint=f"{len(pods) - start} of {len(pods)} pods were left as they are, in their engines",
+                ) from error
         await _until_ready(agent, renewed, places, timeout_seconds=timeout_seconds)
 
 

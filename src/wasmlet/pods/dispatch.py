@@ -154,9 +154,20 @@ class Dispatch:
                 found.append(account)
         return sorted(found, key=lambda each: each.engine.started_at)
 
-    def renew(self, uid: str) -> list[str]:
-        """Restart the pod's containers that are in engines of another release; their names. Raises NotFoundError."""
-        return self.get(uid).renew({each.record.id for each in self._rooms.engines.handles if each.old})
+    async def renew(self, uid: str) -> list[str]:
+        """Restart the pod's containers that are in engines of another release; their names.
+
+        An engine that takes them is there before anything ends.
+
+        Raises:
+            NotFoundError: No such pod.
+            WasmletError: No engine can be started. Nothing was ended.
+        """
+        worker = self.get(uid)
+        old = [each for each in self._rooms.engines.handles if each.old]
+        for key in {each.record.key for each in old if each.runs_any({uid})}:
+            await self._rooms.engines.acquire(key)
+        return worker.renew({each.record.id for each in old})
 
     def wake(self, uid: str) -> None:
         """One of the pod's sandboxes changed (the engines' `on_change`)."""

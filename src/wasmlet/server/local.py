@@ -151,6 +151,8 @@ class LocalServer:
             bundle = msgspec.json.decode(await request.read(), type=Bundle)
         except msgspec.DecodeError as error:
             raise UserError(f"the body is no bundle: {error}") from error
+        if bundle.source != "local":
+            raise UserError("a terminal's pods are of source local; others could not be ended from here")
         worker = self._dispatch.submit(bundle)
         return _json(self.account(worker), status=201)
 
@@ -176,7 +178,7 @@ class LocalServer:
         return _json(AttachGrant(engine_socket=self._engine_socket(attempt), sandbox=attempt.id, tty=tty))
 
     async def _renew(self, request: web.Request) -> web.Response:
-        return _json(Renewal(containers=self._dispatch.renew(request.match_info["uid"])))
+        return _json(Renewal(containers=await self._dispatch.renew(request.match_info["uid"])))
 
     async def _engines_list(self, _request: web.Request) -> web.Response:
         return _json(await self._dispatch.engines())

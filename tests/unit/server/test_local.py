@@ -86,6 +86,7 @@ async def test_a_pods_life(agent: Agent, client: Client) -> None:
         ("POST", "/pods", b"{", 400, "UserError"),
         ("POST", "/pods", b"{}", 400, "UserError"),
         ("POST", "/pods", b'{"pod":{"metadata":{"uid":"../x"}}}', 400, "UserError"),
+        ("POST", "/pods", b'{"pod":{"metadata":{"name":"p","uid":"u"}},"source":"api"}', 400, "UserError"),
     ],
 )
 async def test_what_is_wrong(

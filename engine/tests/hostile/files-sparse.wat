@@ -1,0 +1,26 @@
+;; Makes a file of an exabyte, writes behind the end of all numbers, and asks for all of it at once.
+;; end: code 0
+(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_filestat_set_size" (func $size (param i32 i64) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_allocate" (func $allocate (param i32 i64 i64) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_pwrite" (func $pwrite (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_pread" (func $pread (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_seek" (func $seek (param i32 i64 i32 i32) (result i32)))
+  (memory (export "memory") 4096)
+  (data (i32.const 16) "sparse")
+  (func (export "_start") (local $f i32)
+    (if (call $open (i32.const 3) (i32.const 0) (i32.const 16) (i32.const 6)
+          (i32.const 1) (i64.const 0x1fffffff) (i64.const 0) (i32.const 0) (i32.const 0)) (then unreachable))
+    (local.set $f (i32.load (i32.const 0)))
+    (i32.store (i32.const 4) (i32.const 65536))
+    (i32.store (i32.const 8) (i32.const 0x0f000000))
+    (drop (call $size (local.get $f) (i64.const 0x1000000000000000)))
+    (drop (call $size (local.get $f) (i64.const 0x0000001000000000)))
+    (drop (call $allocate (local.get $f) (i64.const 0) (i64.const 0x7fffffffffffffff)))
+    (drop (call $pwrite (local.get $f) (i32.const 4) (i32.const 1) (i64.const 0x7fffffffffffffff) (i32.const 12)))
+    (drop (call $pwrite (local.get $f) (i32.const 4) (i32.const 1) (i64.const 0xffffffffffffffff) (i32.const 12)))
+    (drop (call $seek (local.get $f) (i64.const 0x7fffffffffffffff) (i32.const 1) (i32.const 24)))
+    (drop (call $seek (local.get $f) (i64.const 0x7fffffffffffffff) (i32.const 1) (i32.const 24)))
+    (drop (call $pread (local.get $f) (i32.const 4) (i32.const 1) (i64.const 0) (i32.const 12)))))

@@ -1,0 +1,3 @@
+;; Computes for ever in the smallest loop there is.
+;; end: runs
+(module (func (export "_start") (loop $again (br $again))))

@@ -277,7 +277,14 @@ impl<T> Future for Turn<T> {
         let Some(guest) = &mut self.guest else {
             return Poll::Ready(None);
         };
-        if let Poll::Ready(value) = guest.poll(context) {
+        let polled = if place == Place::Busy {
+            let fast = guest.fast.clone();
+            let _fast = fast.enter();
+            guest.poll(context)
+        } else {
+            guest.poll(context)
+        };
+        if let Poll::Ready(value) = polled {
             return Poll::Ready(Some(Moved::Done(value)));
         }
         if guest.place() == place {
@@ -328,7 +335,6 @@ impl<T> Metered<T> {
         GOES_ASIDE.set(false);
         let before = thread_nanoseconds();
         let polled = {
-            let _fast = self.fast.enter();
             let _inside = self.epoch.enter();
             self.future.as_mut().poll(context)
         };

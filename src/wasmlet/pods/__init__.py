@@ -10,7 +10,7 @@ in engines, files below the pod's directory, statuses and news.
 - `restarts`  whether and when a container runs again; pure
 - `facts`     what is saved
 - `status`    PodStatus and exit code from facts; pure
-- `start`     the one long step: image, artifact, environment, root, sandbox
+- `start`     the one long step: image (`pull`), artifact, environment, root, sandbox (`orders`); `failures` on the way
 - `environment`, `expansion`, `downward`, `hosts` what a container is told
 - `endings`   what a container leaves
 - `admission` whether this node takes a pod, `validation` whether any could; `preemption` who makes room for it;

@@ -13,14 +13,12 @@ from wasmlet.kube.types import (
     Container,
     EmptyDirVolume,
     HostPathVolume,
-    LocalObjectReference,
     ObjectMeta,
     ResourceRequirements,
     Secret,
     Volume,
     VolumeMount,
 )
-from wasmlet.pods.start import pull_policy
 from wasmlet.pods.worker import Worker
 
 # --- what a guest is given --------------------------------------------------------------------------------------------
@@ -232,13 +230,6 @@ async def test_a_memory_limit_is_kept(agent: Agent) -> None:
     assert agent.output(submitted) == b""
 
 
-async def test_a_missing_pull_secret_is_told_and_passed_over(agent: Agent) -> None:
-    submitted = bundle(container("main", "hello"), image_pull_secrets=[LocalObjectReference(name="missing")])
-    agent.dispatch.submit(submitted)
-    assert await agent.until_ended(submitted) == "Succeeded"
-    assert "missing" in agent.told("FailedToRetrieveImagePullSecret")[0]
-
-
 async def test_secrets_are_in_no_news_and_no_log(agent: Agent, caplog: pytest.LogCaptureFixture) -> None:
     from wasmlet.kube.types import EnvVar, EnvVarSource, KeySelector
 
@@ -291,23 +282,6 @@ async def test_a_changed_artifact_is_compiled_again(agent: Agent) -> None:
     agent.dispatch.submit(second)
     assert await agent.until_ended(second) == "Succeeded"
     assert [each.stage for each in agent.hub.progressed].count("compile") == 2
-
-
-@pytest.mark.parametrize(
-    ("image", "policy", "expected"),
-    [
-        ("r/app", "", "Always"),
-        ("r/app:latest", "", "Always"),
-        ("r:5000/app", "", "Always"),
-        ("r/app:1", "", "IfNotPresent"),
-        ("r/app:latest@sha256:" + "0" * 64, "", "IfNotPresent"),
-        ("r/app:1", "Always", "Always"),
-        ("r/app", "IfNotPresent", "IfNotPresent"),
-        ("r/app", "Never", "Never"),
-    ],
-)
-def test_pull_policies(image: str, policy: str, expected: str) -> None:
-    assert pull_policy(Container(name="c", image=image, image_pull_policy=policy)) == expected
 
 
 async def test_files_of_an_empty_directory_are_shared_and_then_gone(agent: Agent) -> None:

@@ -16,25 +16,23 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from wasmlet.base import beneath, clock
-from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError, first_of
-from wasmlet.base.files import read_if_present
+from wasmlet.base import beneath
+from wasmlet.base.errors import WasmletError
 from wasmlet.base.tasks import InterruptedWorkError, unless
 from wasmlet.kube.types import Container, Pod, PodStatus
 from wasmlet.pods import bundle as bundles
-from wasmlet.pods import facts, image_volumes, plan, requests, restarts, status, stops
+from wasmlet.pods import facts, plan, requests, restarts, status
 from wasmlet.pods.accounts import News
 from wasmlet.pods.admission import Neighbour
 from wasmlet.pods.bundle import Bundle, Places
-from wasmlet.pods.endings import read_end
 from wasmlet.pods.entrance import Entrance
-from wasmlet.pods.facts import LOST_MESSAGE, Attempt, Deletion, Facts, Failure, Stopping, Verdict
-from wasmlet.pods.handlers import SANDBOX_REASON
+from wasmlet.pods.facts import Deletion, Facts, Verdict
 from wasmlet.pods.health import Health
+from wasmlet.pods.observation import Observer
+from wasmlet.pods.preparation import Preparer
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.start import Starter
-from wasmlet.pods.view import pre_stop
-from wasmlet.sandbox import protocol
+from wasmlet.pods.stopping import Stopper
 from wasmlet.volumes import mount
 
 logger = logging.getLogger(__name__)
@@ -42,9 +40,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FULL_DISK_RETRY_SECONDS = 1.0
-SANDBOX_TEXT = "Failed to create pod sandbox: "
-MOUNT_RETRY_SECONDS = 0.25
-"""Doubled at each failure, so the first wait is the kubelet's half second; the sync period is the longest here."""
 
 
 class Worker:
@@ -74,6 +69,9 @@ class Worker:
         self._health = Health(rooms, self)
         self._starter = Starter(rooms, self)
         self._entrance = Entrance(rooms, self, others)
+        self._preparer = Preparer(rooms, self, self._starter)
+        self._stopper = Stopper(rooms, self)
+        self._observer = Observer(rooms, self)
 
     def __repr__(self) -> str:
         return f"<Worker {self.bundle.pod.metadata.name} {plan.stage(self.view()).value}>"
@@ -203,11 +201,11 @@ class Worker:
         """Until the pod is gone (cancel it to leave the pod as it is)."""
         self.places.pod.mkdir(mode=0o750, parents=True, exist_ok=True)
         try:
-            await self._repeat_signals()
+            await self._stopper.repeat_signals()
             while True:
                 await self._rooms.turns.take()
                 self._changed.clear()
-                await self._observe()
+                await self._observer.observe()
                 if self.is_gone:
                     return
                 await self._refresh_volumes()
@@ -231,7 +229,7 @@ class Worker:
                 return
             case plan.Prepare():
                 with contextlib.suppress(InterruptedWorkError):
-                    await self.unless_ending(self._prepare())
+                    await self.unless_ending(self._preparer.prepare())
                 return  # may be done again after a crash: saved with the next fact
             case plan.Start(container=name, number=number):
                 with contextlib.suppress(InterruptedWorkError):
@@ -239,10 +237,10 @@ class Worker:
             case plan.BackOffFailure(container=name):
                 self._back_off(name)
             case plan.Stop():
-                self._stop(step)
+                self._stopper.stop(step)
                 return
             case plan.Signal():
-                await self._signal(step)
+                await self._stopper.signal(step)
             case plan.RestartAll():
                 self.facts.restart_all_at = restarts.round_moment(self.facts, self._rooms.clock())
             case plan.Expire():
@@ -318,67 +316,6 @@ class Worker:
         """The pod as admission sees it beside another one."""
         return Neighbour(self.bundle.pod, requests.of_pod(self.bundle.pod))
 
-    def _claim_addresses(self) -> None:
-        """Addresses for the pod, kept until it is gone (contract 4.3).
-
-        Raises:
-            RetryableError: There is none now.
-        """
-        if not self.facts.pod_ips:
-            on_host = self.bundle.pod.spec.host_network
-            rooms = self._rooms
-            self.facts.pod_ips = list(rooms.settings.host_ips if on_host else rooms.addresses.claim(self.bundle.uid))
-
-    async def _prepare(self) -> None:
-        try:
-            self.facts.runtime_handler = await self._rooms.runtime_handler(self.bundle.pod)
-            self._claim_addresses()
-        except (WasmletError, OSError) as error:
-            self._sandbox_failed(error)
-            return
-        try:
-            await self._make_directories()
-        except (WasmletError, OSError) as error:
-            self._preparing_failed("volumes", error, event="FailedMount", text=str(error))
-            return
-        self.facts.volumes_at = self._rooms.clock()
-        self.facts.volume_failure = None
-
-    async def _make_directories(self) -> None:
-        """Logs and volumes side by side: a token or a ConfigMap may have to come from the API server."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                for volume in image_volumes.others(self.bundle.pod):
-                    group.create_task(self._starter.set_up_volume(volume), name=f"volume {volume.name}")
-                await asyncio.to_thread(self._make_log_directories)
-        except* (WasmletError, OSError) as errors:
-            raise first_of(errors) from None
-
-    def _make_log_directories(self) -> None:
-        for container in plan.all_containers(self.bundle.pod):
-            (self.places.logs / container.name).mkdir(mode=0o750, parents=True, exist_ok=True)
-
-    def _sandbox_failed(self, error: Exception) -> None:
-        text, event = str(error), SANDBOX_REASON
-        if isinstance(error, RetryableError) and error.reason == "NetworkNotReady":
-            event = error.reason
-        elif not text.startswith(SANDBOX_TEXT):
-            text = SANDBOX_TEXT + text
-        self._preparing_failed("network", error, event=event, text=text)
-
-    def _preparing_failed(self, stage: str, error: Exception, *, event: str, text: str) -> None:
-        before, now = self.facts.volume_failure, self._rooms.clock()
-        count = 1 + (before.count if before is not None else 0)
-        wait = MOUNT_RETRY_SECONDS * 2 ** min(count, 10)
-        fault = error.fault.value if isinstance(error, WasmletError) else "wasmlet"
-        self.facts.volume_failure = Failure(
-            stage=stage, shown="ContainerCreating", message=str(error), at=now, fault=fault,
-            not_found=isinstance(error, NotFoundError), error=str(error),
-            cause=error.reason if isinstance(error, WasmletError) else event,
-            count=count, retry_at=now + min(self._rooms.settings.sync_seconds, wait),
-        )  # fmt: skip
-        self.tell("Warning", event, text)
-
     def _back_off(self, name: str) -> None:
         failure = self.facts.container(name).failure
         assert failure is not None
@@ -400,38 +337,6 @@ class Worker:
                 pod = f"{meta.name}_{meta.namespace}({meta.uid})"
                 message = f"Back-off restarting failed container {each.name} in pod {pod}"
                 self.tell("Warning", "BackOff", message, container=each.name)
-
-    def _stop(self, step: plan.Stop) -> None:
-        attempt = self.facts.container(step.container).last
-        assert attempt is not None
-        before = attempt.stopping
-        attempt.stopping = Stopping(
-            at=self._rooms.clock(), grace_seconds=step.grace_seconds, reason=step.reason,
-            pre_stopped_at=None if before is None else before.pre_stopped_at,
-        )  # fmt: skip
-        if before is None:
-            self.tell("Normal", "Killing", _killing_text(step, attempt), container=step.container)
-        if pre_stop(self.container(step.container)) is not None:
-            self.save()  # without a hook nothing is done yet: the signal, or the wait for it, saves this too
-
-    async def _signal(self, step: plan.Signal) -> None:
-        attempt = self.facts.container(step.container).last
-        assert attempt is not None
-        assert attempt.stopping is not None
-        attempt.stopping.signalled_at = self._rooms.clock()
-        self.save()
-        await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=step.grace_seconds)
-
-    async def _repeat_signals(self) -> None:
-        """Ask once more for the ends that were saved: an earlier agent may have died before it asked."""
-        for container in plan.all_containers(self.bundle.pod):
-            attempt = self.facts.container(container.name).last
-            if attempt is None or attempt.finished_at is not None or attempt.stopping is None:
-                continue
-            at = attempt.stopping.signalled_at
-            if at is not None:
-                left = at + stops.signal_grace(attempt.stopping, at) - self._rooms.clock()
-                await self._rooms.engines.stop(attempt.engine, attempt.id, grace_seconds=max(0.0, left))
 
     def _expire(self) -> None:
         message = "Pod was active on the node longer than the specified deadline"
@@ -465,56 +370,6 @@ class Worker:
             except (WasmletError, OSError) as error:
                 logger.error("removing failed", extra={"directory": str(directory), "error": str(error)})
 
-    # --- what happened ------------------------------------------------------------------------------------------------
-
-    async def _observe(self) -> None:
-        """Turn what the engines said into facts."""
-        changed = False
-        for container in plan.all_containers(self.bundle.pod):
-            own = self.facts.container(container.name)
-            attempt = own.last
-            if attempt is not None and attempt.finished_at is None:
-                changed |= await self._observe_attempt(container, own, attempt)
-        if changed:
-            self.save()
-
-    async def _observe_attempt(self, container: Container, own: facts.ContainerFacts, attempt: Attempt) -> bool:
-        account = self._rooms.engines.account(attempt.engine, attempt.id)
-        if account is not None and account.state != "exited":
-            if attempt.started_at is None and account.started_at is not None:
-                attempt.started_at = clock.from_text(account.started_at)
-                return True
-            return False
-        ended = account.exit if account is not None else self._saved_exit(container.name, attempt)
-        if ended is None and self._rooms.engines.is_alive(attempt.engine):
-            own.attempts.remove(attempt)  # the agent died before it asked: the plan starts it again under its number
-            return True
-        await self._finish(container, attempt, ended)
-        return True
-
-    def _saved_exit(self, container: str, attempt: Attempt) -> protocol.Exit | None:
-        content = read_if_present(self.places.exit_file(container, attempt.number))
-        try:
-            return None if content is None else msgspec.json.decode(content, type=protocol.Exit)
-        except msgspec.DecodeError:
-            return None
-
-    async def _finish(self, container: Container, attempt: Attempt, ended: protocol.Exit | None) -> None:
-        if ended is None:
-            attempt.finished_at, attempt.exit_code, attempt.reason = self._rooms.clock(), 137, "Error"
-            attempt.message = LOST_MESSAGE
-        else:
-            attempt.started_at = clock.from_text(ended.started_at)
-            attempt.finished_at = clock.from_text(ended.finished_at)
-            attempt.exit_code, attempt.reason = ended.exit_code, ended.reason
-            attempt.message = await asyncio.to_thread(read_end, self.places, container, attempt, ended)
-        logger.info(
-            "container ended",
-            extra={"pod": self.bundle.pod.metadata.name, "container": container.name, "exit": attempt.exit_code},
-        )
-        self.save()
-        await self._rooms.engines.forget(attempt.engine, attempt.id)
-
     # --- small things -------------------------------------------------------------------------------------------------
 
     def container(self, name: str) -> Container:
@@ -531,15 +386,3 @@ def _told(pod: Pod) -> tuple[object, ...]:
     """What the source says of a pod, but for its status."""
     meta = pod.metadata
     return meta.generation, meta.deletion_timestamp, meta.deletion_grace_period_seconds, meta.labels, meta.annotations
-
-
-def _killing_text(step: plan.Stop, attempt: Attempt) -> str:
-    if attempt.unhealthy is not None and attempt.unhealthy.probe == "postStart" and step.reason == "unhealthy":
-        return "FailedPostStartHook"
-    if attempt.unhealthy is not None and step.reason == "unhealthy":
-        return f"Container {step.container} failed {attempt.unhealthy.probe} probe, will be restarted"
-    if step.reason == "changed" and attempt.leaves_engine:
-        return f"Container {step.container} will be restarted in an engine of this release"
-    if step.reason == "changed":
-        return f"Container {step.container} definition changed, will be restarted"
-    return f"Stopping container {step.container}"

@@ -55,9 +55,10 @@ logger = logging.getLogger(__name__)
 
 LOCK_NAME = "agent.lock"
 KEPT_MEMORY_BYTES = 100 << 20
+"""What an engine leaves to the machine, as eviction does (node.settings)."""
+
 GUESTS_SHARE = 0.9
 """Of an engine's memory, for its guests: the rest is its own, so that it ends one of them before the kernel ends it."""
-"""What an engine leaves to the machine, as eviction does (node.settings)."""
 
 LOOPBACK_IP = "127.0.0.1"
 """The node's own address without a cluster."""

@@ -27,8 +27,8 @@ from wasmlet.kube.objects_cache import ClusterObjects
 from wasmlet.kube.runtime_classes import RuntimeClasses
 from wasmlet.kube.services import Services
 from wasmlet.kube.settings import Settings as KubeSettings
-from wasmlet.kube.tokens import SERVICE_ACCOUNTS, TokenSource, Wanted
-from wasmlet.kube.types import Pod, ServiceAccountTokenProjection
+from wasmlet.kube.tokens import TokenSource
+from wasmlet.kube.types import Pod
 from wasmlet.node import addresses, bootstrap, shutdown
 from wasmlet.node.composition import Node
 from wasmlet.node.conditions import Network
@@ -47,6 +47,7 @@ from wasmlet.pods.mirror import Mirrors, Owner
 from wasmlet.pods.references import references_of
 from wasmlet.pods.report import Reporter
 from wasmlet.pods.rooms import Listener, Rooms
+from wasmlet.pods.service_accounts import PodAccount, PodTokens
 from wasmlet.pods.source import SOURCE, ApiSource
 from wasmlet.pods.static import SOURCE_ANNOTATION
 from wasmlet.sandbox.namespace import Namespace
@@ -60,7 +61,7 @@ from wasmlet.server.hub import Hub
 from wasmlet.server.kubelet import KubeletServer
 from wasmlet.server.kubelet import Settings as ServerSettings
 from wasmlet.server.reviews import ApiReviews
-from wasmlet.server.tls import TlsFiles
+from wasmlet.server.serving_files import ServingFiles
 
 CLIENT_CA_NAME = "client-ca.pem"
 QUERIES_PER_SECOND = 400.0
@@ -336,81 +337,6 @@ class Cluster:
         await self.client.rotate(access)
         self._access = access
         self._client_ca()
-
-
-class ServingFiles:
-    """What the kubelet API shows and whom it trusts; each may be replaced while the other stays."""
-
-    def __init__(self, server: KubeletServer, *, client_ca: Path | None) -> None:
-        self._server = server
-        self._client_ca = client_ca
-        self._pem: Path | None = None
-
-    def show(self, pem: Path) -> None:
-        """Another serving certificate: certificate, chain and key in one file."""
-        self._pem = pem
-        self._server.rotate(TlsFiles(certificate=pem, key=pem, client_ca=self._client_ca))
-
-    def authorities(self) -> list[Path]:
-        """The files that say whom it trusts."""
-        return [] if self._client_ca is None else [self._client_ca]
-
-    async def read_again(self) -> None:
-        """The authorities are others."""
-        if self._pem is not None:
-            self.show(self._pem)
-
-
-class PodTokens:
-    """Service account tokens for projected volumes."""
-
-    def __init__(self, source: TokenSource) -> None:
-        self._source = source
-
-    async def token(self, pod: Pod, projection: ServiceAccountTokenProjection) -> str:
-        """A token of the pod's account that is good for a while."""
-        meta = pod.metadata
-        wanted = Wanted(
-            namespace=meta.namespace,
-            pod=meta.name,
-            pod_uid=meta.uid,
-            service_account=pod.spec.service_account_name or "default",
-            audience=projection.audience,
-            expiration_seconds=projection.expiration_seconds or 3607,
-        )
-        return (await self._source.token(wanted)).value
-
-    def release(self, uid: str) -> None:
-        """The pod is gone."""
-        self._source.release(uid)
-
-
-class PodAccount:
-    """The service account of a pod of the cluster (images.sources.Account)."""
-
-    def __init__(self, pod: Pod, client: Client, tokens: PodTokens) -> None:
-        self._pod = pod
-        self._client = client
-        self._tokens = tokens
-
-    @property
-    def namespace(self) -> str:
-        """The pod's."""
-        return self._pod.metadata.namespace
-
-    @property
-    def name(self) -> str:
-        """The account's."""
-        return self._pod.spec.service_account_name
-
-    async def look(self) -> tuple[str, Mapping[str, str]]:
-        """Its UID and annotations. Raises WasmletError."""
-        found = await self._client.get(SERVICE_ACCOUNTS, self.name, namespace=self.namespace)
-        return found.metadata.uid, found.metadata.annotations
-
-    async def token(self, audience: str) -> str:
-        """A token for the audience. Raises WasmletError."""
-        return await self._tokens.token(self._pod, ServiceAccountTokenProjection(audience=audience))
 
 
 class ClusterListener:

@@ -26,6 +26,6 @@ How the worker does it:
   `network`), what runs (`programs`, `serving`, `demands`), where (`pools`, `handlers`), and the engine's `orders`;
   `failures` on the way
 
-For the node: `report` tells statuses to the API server, `references` which objects pods need, `collection` which
-images.
+For the node: `report` tells statuses to the API server, `references` which objects pods need, `service_accounts` as
+whom they speak, `collection` which images they need no more.
 """

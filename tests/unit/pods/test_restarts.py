@@ -5,8 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.pods import container, pod
+from tests.unit.pods.lives import PROBE, app, life, rule, sidecar
 from wasmlet.kube.types import ExitCodes, RestartRule
+from wasmlet.pods import plan
 from wasmlet.pods.facts import Attempt, ContainerFacts, Facts, Stopping
+from wasmlet.pods.plan import Stage
 from wasmlet.pods.restarts import (
     BackOff,
     Decision,
@@ -121,3 +124,106 @@ def test_rounds() -> None:
     later = ended(0)
     later.created_at = 1.6
     assert belongs_to_round(later, facts)
+
+
+# --- in lives (4.6) ---------------------------------------------------------------------------------------------------
+
+
+def test_crashes_back_off_and_the_wait_is_forgotten_after_ten_minutes() -> None:
+    simulation = life(app(), restart_policy="Always")
+    simulation.settle()
+    waits = []
+    for number in range(1, 10):
+        simulation.exit("main", 1)
+        ended = simulation.now
+        simulation.pass_time(301)
+        assert simulation.started[-1] == ("main", number)
+        waits.append(round(simulation.log[-1][0] - ended))
+    assert waits == [0, 10, 20, 40, 80, 160, 300, 300, 300]
+    simulation.pass_time(601)
+    simulation.exit("main", 1)
+    ended = simulation.now
+    simulation.settle()
+    assert simulation.log[-1][1] == plan.Start("main", 10)
+    assert simulation.log[-1][0] == pytest.approx(ended, abs=0.1)
+
+
+def test_back_off_is_per_container() -> None:
+    simulation = life(app("a"), app("b"), restart_policy="Always")
+    simulation.settle()
+    for _ in range(3):
+        simulation.exit("a", 1)
+        simulation.pass_time(100)
+    simulation.exit("b", 1)
+    simulation.settle()
+    assert simulation.started[-1] == ("b", 1)
+
+
+@pytest.mark.parametrize(
+    ("rules", "own", "code", "restarts"),
+    [
+        ([rule("Restart", 3)], "Never", 3, True),
+        ([rule("Restart", 3)], "Never", 4, False),
+        ([rule("Restart", 3, operator="NotIn")], "Never", 4, True),
+        ([rule("Restart", 3, operator="NotIn")], "Never", 3, False),
+        ([rule("Restart", 3)], "OnFailure", 4, True),
+        ([rule("Restart", 0)], "Never", 0, True),
+        ([rule("Restart", 3)], None, 3, False),
+    ],
+)
+def test_restart_rules_come_before_policies(
+    rules: list[RestartRule], own: str | None, code: int, restarts: bool
+) -> None:
+    simulation = life(app(restart_policy=own, restart_policy_rules=rules))
+    simulation.settle()
+    simulation.exit("main", code)
+    simulation.settle()
+    assert (("main", 1) in simulation.started) == restarts
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    rules = [rule("Restart", 3), rule("RestartAllContainers", 3, 4)]
+    simulation = life(app(restart_policy="Never", restart_policy_rules=rules), app("other"))
+    simulation.settle()
+    simulation.exit("main", 3)
+    simulation.settle()
+    assert simulation.facts.restart_all_at is None
+    simulation.exit("main", 4)
+    simulation.settle()
+    assert simulation.facts.restart_all_at is not None
+
+
+def test_restart_all_kills_the_rest_and_begins_with_the_first_init_container() -> None:
+    main = app(restart_policy="Never", restart_policy_rules=[rule("RestartAllContainers", 3)])
+    simulation = life(main, app("other"), app("done"), init_containers=[sidecar("side"), app("first")])
+    simulation.stop_seconds = 5
+    simulation.settle()
+    simulation.exit("first")
+    simulation.settle()
+    simulation.exit("done")
+    simulation.exit("main", 3)
+    simulation.settle()
+    assert sorted(simulation.stopped) == [("other", 0.0, "restart-all"), ("side", 0.0, "restart-all")]
+    assert simulation.started[5:] == [("side", 1), ("first", 1)]
+    simulation.exit("first")
+    simulation.settle()
+    assert simulation.started[7:] == [("main", 1), ("other", 1), ("done", 1)]
+
+
+def test_a_probe_kill_consults_only_the_policy() -> None:
+    main = app(restart_policy="Never", restart_policy_rules=[rule("Restart", 143, 137)], liveness_probe=PROBE)
+    simulation = life(main)
+    simulation.settle()
+    simulation.fail_probe("main")
+    simulation.settle()
+    assert simulation.is_at(Stage.GONE)
+
+
+@pytest.mark.parametrize(("own", "grace"), [(None, 12.0), (3, 3.0)])
+def test_an_unhealthy_container_is_stopped_with_its_grace_and_restarted(own: int | None, grace: float) -> None:
+    simulation = life(app(liveness_probe=PROBE), restart_policy="Always", termination_grace_period_seconds=12)
+    simulation.settle()
+    simulation.fail_probe("main", grace_seconds=own)
+    simulation.settle()
+    assert simulation.stopped == [("main", grace, "unhealthy")]
+    assert simulation.started == [("main", 0), ("main", 1)]

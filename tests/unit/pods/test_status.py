@@ -4,18 +4,17 @@ from typing import Any
 
 import pytest
 
-from tests.support.pods import container, pod
+from tests.support.pods import pod
 from tests.support.simulation import START, Simulation
+from tests.unit.pods.lives import PROBE, app, sidecar
 from wasmlet.kube.types import (
     Container,
     ContainerStatus,
     ExitCodes,
-    HTTPGetAction,
     Lifecycle,
     LifecycleHandler,
     PodCondition,
     PodStatus,
-    Probe,
     ReadinessGate,
     ResourceRequirements,
     RestartRule,
@@ -24,16 +23,6 @@ from wasmlet.kube.types import (
 )
 from wasmlet.pods.facts import Unhealthy, Verdict
 from wasmlet.pods.status import exit_code, render
-
-PROBE = Probe(http_get=HTTPGetAction(port=80))
-
-
-def app(name: str = "main", **fields: Any) -> Container:
-    return container(name, "exit", **fields)
-
-
-def sidecar(name: str = "side", **fields: Any) -> Container:
-    return app(name, restart_policy="Always", **fields)
 
 
 def life(*containers: Container, **spec: Any) -> Simulation:

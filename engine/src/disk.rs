@@ -241,8 +241,20 @@ fn write_log(log: &Log, lines: Vec<u8>) -> Vec<u8> {
     }
 }
 
+/// Whether a log can be written at `path`. The first line makes the file: a guest that says nothing has none, and its
+/// start does not wait for a file system that looks for a free inode.
+pub fn check_log(path: &Path) -> io::Result<()> {
+    match OpenOptions::new().append(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let directory = path.parent().unwrap_or(Path::new("/"));
+            Ok(rustix::fs::access(directory, rustix::fs::Access::WRITE_OK)?)
+        }
+        opened => opened.map(drop),
+    }
+}
+
 /// Opens a log's current file, making it when it is not there.
-pub fn open_log(path: &Path) -> io::Result<File> {
+fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .append(true)
         .create(true)

@@ -115,7 +115,7 @@ struct Buffer {
 }
 
 impl Log {
-    /// A log at `place`, whose file was already opened once with success, of a container with a terminal or without.
+    /// A log at `place`, which can be written, of a container with a terminal or without.
     pub fn new(place: Place, disk: Disk, terminal: bool) -> Arc<Self> {
         let room = Arc::default();
         Arc::new(Self {

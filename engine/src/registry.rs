@@ -277,7 +277,7 @@ impl Registry {
         let (its, registry, sandbox) = (sandbox, Arc::clone(self), Arc::clone(sandbox));
         let opened = self.parts.opener.spawn_blocking(move || {
             let program = registry.parts.artifacts.load(&spec.artifact, spec.kind)?;
-            let log = registry.open_log(&spec)?;
+            let log = registry.log_of(&spec)?;
             let http = spec.http.clone();
             let meters = Meters {
                 cpu: Account::new(spec.cpu_quota_millicores),
@@ -315,14 +315,14 @@ impl Registry {
         }
     }
 
-    fn open_log(&self, spec: &SandboxSpec) -> Result<Arc<Log>, Error> {
+    fn log_of(&self, spec: &SandboxSpec) -> Result<Arc<Log>, Error> {
         let refuse = |path: &Path, error: std::io::Error| {
             Error::new(
                 ErrorReason::Log,
                 format!("cannot write {}: {error}", path.display()),
             )
         };
-        disk::open_log(&spec.log.path).map_err(|error| refuse(&spec.log.path, error))?;
+        disk::check_log(&spec.log.path).map_err(|error| refuse(&spec.log.path, error))?;
         if let Some(directory) = spec.exit_file.parent() {
             rustix::fs::access(directory, rustix::fs::Access::WRITE_OK)
                 .map_err(|error| refuse(&spec.exit_file, error.into()))?;

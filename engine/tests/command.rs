@@ -60,6 +60,10 @@ fn a_module_without_imports_runs() {
     let program = engine.program(r#"(module (func (export "_start")))"#);
     assert_eq!(program.document["wasi"], "none");
     assert_eq!(engine.run("none", &program)["exitCode"], 0);
+    assert!(
+        !engine.path("none.log").exists(),
+        "it wrote nothing, and has no log file"
+    );
 }
 
 #[test]

@@ -133,9 +133,17 @@ class Follower:
         self._tasks.start(self._end(remove=False, now=self._interrupts > 1), name="interrupt")
 
     async def _end(self, *, remove: bool, now: bool = False) -> None:
-        grace: dict[str, object] = {"gracePeriodSeconds": 0} if now or remove else {}
         with contextlib.suppress(NotFoundError, AgentAwayError):
-            await self._agent.call("DELETE", f"/pods/{self.uid}", dict[str, str], remove=str(remove).lower(), **grace)
+            try:
+                await self._delete(remove=remove, now=now)
+            except AgentAwayError:
+                # A pod that has ended keeps no agent from ending for idleness; nobody else removes what a run leaves.
+                if remove and await self._has_agent():
+                    await self._delete(remove=True, now=now)
+
+    async def _delete(self, *, remove: bool, now: bool) -> None:
+        grace: dict[str, object] = {"gracePeriodSeconds": 0} if now or remove else {}
+        await self._agent.call("DELETE", f"/pods/{self.uid}", dict[str, str], remove=str(remove).lower(), **grace)
 
     # --- what comes in ------------------------------------------------------------------------------------------------
 

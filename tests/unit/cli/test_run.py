@@ -216,6 +216,18 @@ def test_an_exit_code_of_a_time_without_agent_is_kept(command: Command) -> None:
         assert started.wait() == 137
 
 
+def test_the_pod_of_a_run_is_removed_though_the_agent_has_ended_for_idleness(command: Command) -> None:
+    command.config.write_text("agent-idle-seconds = 0.2\n")
+    with command.started("run", str(guest("sleep")), "--", "1") as started:
+        assert started.read(len(READY)) == READY
+        os.kill(started.process.pid, signal.SIGSTOP)
+        eventually_now(lambda: processes_of(command.state) == [started.process.pid], "nothing else", seconds=20)
+        os.kill(started.process.pid, signal.SIGCONT)
+        assert started.wait() == 0
+    command.config.write_text("")
+    assert command.pods() == []
+
+
 def test_an_agent_that_cannot_come_back_ends_the_run_with_a_message(command: Command) -> None:
     with command.started("run", str(guest("sleep"))) as started:
         assert started.read(len(READY)) == READY

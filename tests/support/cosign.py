@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -17,6 +18,7 @@ from wasmlet.images.manifest import OCI_INDEX, OCI_MANIFEST, digest_of
 from wasmlet.images.signatures import SIGN_PREDICATE, SIGNATURE_ANNOTATION, SIMPLE_SIGNING, authenticated
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+STATEMENT = "application/vnd.in-toto+json"
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
@@ -62,20 +64,7 @@ class Signer:
 
     def bundle(self, digest: str, *, predicate: str = SIGN_PREDICATE) -> bytes:
         """A Sigstore bundle around a statement of `cosign sign`."""
-        statement = {
-            "_type": "https://in-toto.io/Statement/v1",
-            "subject": [{"digest": {"sha256": digest.removeprefix("sha256:")}}],
-            "predicateType": predicate,
-            "predicate": {},
-        }
-        payload, kind = json.dumps(statement).encode(), "application/vnd.in-toto+json"
-        signature = self.sign(authenticated(kind, payload))
-        envelope = {
-            "payload": base64.b64encode(payload).decode(),
-            "payloadType": kind,
-            "signatures": [{"sig": base64.b64encode(signature).decode()}],
-        }
-        return _bundle({"dsseEnvelope": envelope})
+        return _bundle({"dsseEnvelope": envelope(statement(digest, predicate), self.sign)})
 
     def message_bundle(self, manifest: bytes) -> bytes:
         """A Sigstore bundle with a signature over the manifest itself."""
@@ -83,6 +72,22 @@ class Signer:
         signature = base64.b64encode(self.sign(manifest)).decode()
         message = {"messageDigest": {"algorithm": "SHA2_256", "digest": digest}, "signature": signature}
         return _bundle({"messageSignature": message})
+
+
+def statement(digest: str, predicate: str = SIGN_PREDICATE) -> bytes:
+    """An in-toto statement about an image, as `cosign sign` writes it."""
+    subject = {"digest": {"sha256": digest.removeprefix("sha256:")}}
+    document = {
+        "_type": "https://in-toto.io/Statement/v1", "subject": [subject], "predicateType": predicate, "predicate": {}
+    }  # fmt: skip
+    return json.dumps(document).encode()
+
+
+def envelope(statement: bytes, sign: Callable[[bytes], bytes]) -> dict[str, Any]:
+    """The statement with its signature (DSSE)."""
+    signature = base64.b64encode(sign(authenticated(STATEMENT, statement))).decode()
+    payload = base64.b64encode(statement).decode()
+    return {"payload": payload, "payloadType": STATEMENT, "signatures": [{"sig": signature}]}
 
 
 def _bundle(content: dict[str, Any]) -> bytes:

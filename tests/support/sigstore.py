@@ -7,6 +7,7 @@ entry.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import struct
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.support.cosign import BUNDLE
-from wasmlet.images.signatures import SIGN_PREDICATE, authenticated
+from tests.support.cosign import BUNDLE, envelope, statement
+from wasmlet.images.signatures import SIGN_PREDICATE
 
 ISSUER = "https://issuer.example"
 SUBJECT = "me@example.com"
@@ -111,21 +112,14 @@ class Sigstore:
     def sign_statement(self, digest: str, *, subject: str = SUBJECT, predicate: str = SIGN_PREDICATE) -> bytes:
         """What `cosign sign` makes without a key."""
         signing = self._issue(subject)
-        statement = {
-            "_type": "https://in-toto.io/Statement/v1",
-            "subject": [{"digest": {"sha256": digest.removeprefix("sha256:")}}],
-            "predicateType": predicate,
-            "predicate": {},
-        }
-        payload, kind = json.dumps(statement).encode(), "application/vnd.in-toto+json"
-        signature = _text(_sign(signing.key, authenticated(kind, payload)))
-        envelope = {"payload": _text(payload), "payloadType": kind, "signatures": [{"sig": signature}]}
+        payload = statement(digest, predicate)
+        signed = envelope(payload, functools.partial(_sign, signing.key))
         entry = {
-            "envelopeHash": {"algorithm": "sha256", "value": sha256(json.dumps(envelope).encode()).hexdigest()},
+            "envelopeHash": {"algorithm": "sha256", "value": sha256(json.dumps(signed).encode()).hexdigest()},
             "payloadHash": {"algorithm": "sha256", "value": sha256(payload).hexdigest()},
-            "signatures": [{"signature": signature, "verifier": _pem(signing)}],
+            "signatures": [{"signature": signed["signatures"][0]["sig"], "verifier": _pem(signing)}],
         }
-        return self._bundle({"dsseEnvelope": envelope}, signing, "dsse", entry)
+        return self._bundle({"dsseEnvelope": signed}, signing, "dsse", entry)
 
     def sign_message(self, message: bytes, *, subject: str = SUBJECT) -> bytes:
         """A signature over the message itself."""

@@ -8,12 +8,18 @@ from tests.support.agent import Agent, status_of
 from tests.support.guests import GUESTS
 from tests.support.pods import bundle, config_map, container, data_volume
 from tests.support.waiting import eventually
+from tests.unit.pods.standing import join, of_api
 from wasmlet.kube.types import (
     ConfigMapVolume,
     Container,
+    DownwardFile,
+    DownwardVolume,
     EmptyDirVolume,
+    EnvVar,
+    EnvVarSource,
     HostPathVolume,
     ObjectMeta,
+    ResourceFieldSelector,
     ResourceRequirements,
     Secret,
     Volume,
@@ -89,6 +95,36 @@ async def test_pods_of_one_namespace_share_an_engine_and_others_do_not(agent: Ag
         agent.dispatch.submit(each)
     used = [(await agent.until_running(each)).engine for each in submitted]
     assert used[0] == used[1] != used[2]
+
+
+async def test_a_missing_limit_is_what_the_node_says_now(agent: Agent) -> None:
+    await join(agent, allocatable={"cpu": "1930m", "memory": "3Gi", "ephemeral-storage": "7Gi", "pods": "9"})
+    fields = ("limits.cpu", "limits.memory", "limits.ephemeral-storage", "requests.cpu")
+    divisors = {"limits.memory": "1Mi", "limits.cpu": "1m"}
+    env = [
+        EnvVar(
+            name=f"V{number}",
+            value_from=EnvVarSource(
+                resource_field_ref=ResourceFieldSelector(resource=each, divisor=divisors.get(each))
+            ),
+        )
+        for number, each in enumerate(fields)
+    ]
+    items = [
+        DownwardFile(path="cpu", resource_field_ref=ResourceFieldSelector(resource="limits.cpu", container_name="main"))
+    ]
+    volumes = [Volume(name="v", downward_api=DownwardVolume(items=items))]
+    mounts = [VolumeMount(name="v", mount_path="/v")]
+    submitted = of_api(
+        container("main", "env", env=env),
+        container("file", "files", "cat", "/v/cpu", volume_mounts=mounts),
+        volumes=volumes,
+    )
+    agent.dispatch.submit(submitted)
+    assert await agent.until_ended(submitted) == "Succeeded"
+    values = dict(line.split("=", 1) for line in agent.output(submitted).decode().splitlines() if "=" in line)
+    assert [values[f"V{number}"] for number in range(4)] == ["1930", "3072", str(7 << 30), "0"]
+    assert agent.output(submitted, "file") == b"2"
 
 
 # --- why a container cannot be started --------------------------------------------------------------------------------

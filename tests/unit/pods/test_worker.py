@@ -8,34 +8,24 @@ import time
 import msgspec
 import pytest
 
-from tests.support.agent import NODE_IP, Agent, status_of
+from tests.support.agent import Agent, status_of
 from tests.support.guests import guest
-from tests.support.networks import laboratory, needs_root
 from tests.support.pods import bundle, config_map, container, data_volume, flaky
 from tests.support.waiting import eventually
 from wasmlet.base.clock import from_text
-from wasmlet.base.errors import RetryableError
 from wasmlet.kube.types import (
     EnvVar,
     EnvVarSource,
-    ExecAction,
     ExitCodes,
-    HTTPGetAction,
     KeySelector,
-    Lifecycle,
-    LifecycleHandler,
     Pod,
     RestartRule,
-    SleepAction,
 )
 from wasmlet.pods import facts
 from wasmlet.pods.admission import Refusal
 from wasmlet.pods.facts import LOST_MESSAGE
 from wasmlet.pods.restarts import BackOff
 from wasmlet.pods.worker import Worker
-from wasmlet.sandbox.namespace import Namespace
-from wasmlet.sandbox.network import Addresses
-from wasmlet.sandbox.pod_cidr import PodCidr
 
 
 async def test_a_pod_that_ends_well_succeeds_and_keeps_its_output(agent: Agent) -> None:
@@ -394,105 +384,6 @@ async def test_another_image_ends_the_wait_for_one_that_is_missing(agent: Agent)
     assert (await agent.until_running(submitted)).number == 0
 
 
-# --- hooks ------------------------------------------------------------------------------------------------------------
-
-
-def sleeping(seconds: int) -> LifecycleHandler:
-    return LifecycleHandler(sleep=SleepAction(seconds=seconds))
-
-
-BROKEN = LifecycleHandler(http_get=HTTPGetAction(host="127.0.0.1", port=1))
-
-
-def command(*words: str) -> LifecycleHandler:
-    return LifecycleHandler(exec=ExecAction(command=list(words)))
-
-
-async def test_a_failed_post_start_hook_kills_the_container_and_says_so(agent: Agent) -> None:
-    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(post_start=BROKEN)), restart_policy="Always")
-    agent.dispatch.submit(submitted)
-    await agent.until(submitted, lambda worker: status_of(worker).restart_count >= 1)
-    assert agent.told("FailedPostStartHook")[0] == "PostStartHook failed"
-    assert agent.told("Killing")[0] == "FailedPostStartHook"
-    assert not status_of(agent.worker(submitted)).ready
-
-
-async def test_a_pod_that_never_restarts_fails_with_its_post_start_hook(agent: Agent) -> None:
-    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(post_start=BROKEN)))
-    agent.dispatch.submit(submitted)
-    assert await agent.until_ended(submitted) == "Failed"
-    assert agent.attempts(submitted) == [(0, 143)]
-
-
-async def test_exec_hooks_run_in_the_container(agent: Agent) -> None:
-    hooks = Lifecycle(post_start=command("sleep", "0"), pre_stop=command("/bin/sh", "-c", "true"))
-    submitted = bundle(container("main", "sleep", lifecycle=hooks))
-    agent.dispatch.submit(submitted)
-    await agent.until_running(submitted)
-    await agent.until(submitted, lambda worker: status_of(worker).ready)
-    agent.dispatch.end(submitted.uid, remove=False)
-    await agent.until_ended(submitted)
-    assert agent.attempts(submitted) == [(0, 143)]
-    assert agent.told("FailedPostStartHook") == []
-    (text,) = agent.told("FailedPreStopHook")
-    assert text.startswith("PreStopHook failed: /bin/sh is not in container 'main'"), (
-        "there is no shell, and it says so"
-    )
-
-
-async def test_a_container_whose_exec_hook_fails_is_killed(agent: Agent) -> None:
-    submitted = bundle(container("main", "spin", lifecycle=Lifecycle(post_start=command("/bin/cat"))))
-    agent.dispatch.submit(submitted)
-    assert await agent.until_ended(submitted) == "Failed"
-    assert agent.told("FailedPostStartHook")[0].startswith("PostStartHook failed: /bin/cat is not in")
-
-
-async def test_a_pre_stop_command_that_does_not_end_has_the_grace_and_no_more(agent: Agent) -> None:
-    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=command("sleep"))))
-    agent.dispatch.submit(submitted)
-    await agent.until_running(submitted)
-    begun = time.monotonic()
-    agent.dispatch.end(submitted.uid, grace_seconds=1, remove=False)
-    await agent.until_ended(submitted)
-    assert 0.9 < time.monotonic() - begun < 5
-    assert agent.told("FailedPreStopHook") == []
-
-
-async def test_a_failed_pre_stop_hook_is_told_and_the_kill_proceeds(agent: Agent) -> None:
-    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=BROKEN)))
-    agent.dispatch.submit(submitted)
-    await agent.until_running(submitted)
-    agent.dispatch.end(submitted.uid, remove=False)
-    await agent.until_ended(submitted)
-    assert agent.told("FailedPreStopHook") == ["PreStopHook failed"]
-    assert agent.told("Killing") == ["Stopping container main"]
-    assert agent.attempts(submitted) == [(0, 143)]
-
-
-async def test_a_pre_stop_hook_delays_the_signal_and_the_readiness_probe_goes_on(agent: Agent) -> None:
-    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=sleeping(1))))
-    agent.dispatch.submit(submitted)
-    await agent.until_running(submitted)
-    begun = time.monotonic()
-    agent.dispatch.end(submitted.uid, grace_seconds=20, remove=False)
-    await agent.until(submitted, lambda worker: (last := worker.facts.container("main").last) and last.stopping)
-    assert status_of(agent.worker(submitted)).ready
-    await agent.until_ended(submitted)
-    assert 1 <= time.monotonic() - begun < 15
-    assert agent.told("FailedPreStopHook") == []
-
-
-async def test_a_pre_stop_hook_in_flight_is_cut_off_by_a_shorter_grace(agent: Agent) -> None:
-    submitted = bundle(container("main", "sleep", lifecycle=Lifecycle(pre_stop=sleeping(1000))))
-    agent.dispatch.submit(submitted)
-    await agent.until_running(submitted)
-    agent.dispatch.end(submitted.uid, grace_seconds=1000, remove=False)
-    await agent.until(submitted, lambda worker: (last := worker.facts.container("main").last) and last.stopping)
-    agent.dispatch.end(submitted.uid, grace_seconds=1, remove=False)
-    await agent.until_ended(submitted)
-    assert agent.told("Killing") == ["Stopping container main"]
-
-
 async def test_a_pod_deleted_while_its_image_is_missing_says_that_its_container_was_never_found(agent: Agent) -> None:
     missing = container("main", "sleep")
     missing.image = "file:/nowhere/missing.wasm"
@@ -505,94 +396,3 @@ async def test_a_pod_deleted_while_its_image_is_missing_says_that_its_container_
     assert terminated is not None
     assert (terminated.reason, terminated.exit_code) == ("ContainerStatusUnknown", 137)
     assert terminated.message == "The container could not be located when the pod was terminated"
-
-
-# --- addresses --------------------------------------------------------------------------------------------------------
-
-
-async def test_addresses_are_kept_across_agents_and_never_shared(agent: Agent) -> None:
-    agent.addresses = lambda: Addresses("10.9.0.0/29", "fd09::/64", reserved=2)
-    await agent.restart()
-    first, second = bundle(container("main", "sleep")), bundle(container("main", "sleep"))
-    for each in (first, second):
-        agent.dispatch.submit(each)
-        await agent.until_running(each)
-    addresses = [agent.worker(each).facts.pod_ips for each in (first, second)]
-    assert addresses == [["10.9.0.2", "fd09::2"], ["10.9.0.3", "fd09::3"]]
-    agent.dispatch.end(first.uid, grace_seconds=0, remove=True)
-    await eventually(lambda: not agent.dispatch.has(first.uid), agent.dispatch)
-    await agent.restart()
-    third = bundle(container("main", "sleep"))
-    agent.dispatch.submit(third)
-    await agent.until_running(third)
-    assert agent.worker(second).facts.pod_ips == addresses[1]
-    assert agent.worker(third).facts.pod_ips == addresses[0]
-    status = agent.worker(third).status()
-    assert (status.pod_ip, [each.ip for each in status.pod_ips]) == ("10.9.0.2", ["10.9.0.2", "fd09::2"])
-
-
-async def test_a_pod_without_an_address_waits_says_so_and_goes_on(agent: Agent) -> None:
-    agent.addresses = lambda: Addresses("10.9.0.0/30", reserved=2)
-    await agent.restart()
-    first, second = bundle(container("main", "sleep")), bundle(container("main", "hello"))
-    for each in (first, second):
-        agent.dispatch.submit(each)
-    await agent.until_running(first)
-    message = await agent.until_waiting(second, "ContainerCreating")
-    assert message.startswith("all 1 addresses of 10.9.0.0/30 are in use")
-    assert f"Failed to create pod sandbox: {message}" in agent.told("FailedCreatePodSandBox")
-    assert agent.told("FailedMount") == []
-    agent.dispatch.end(first.uid, grace_seconds=0, remove=True)
-    assert await agent.until_ended(second) == "Succeeded"
-
-
-class Unready(Addresses):
-    """A network that comes later."""
-
-    ready = False
-
-    def claim(self, uid: str) -> tuple[str, ...]:
-        if not self.ready:
-            raise RetryableError("network is not ready: no tool", reason="NetworkNotReady")
-        return super().claim(uid)
-
-
-async def test_pods_wait_for_the_network_but_not_those_of_the_host(agent: Agent) -> None:
-    network = Unready("10.9.0.0/29")
-    agent.addresses = lambda: network
-    await agent.restart()
-    waiting, on_host = bundle(container("main", "hello")), bundle(container("main", "hello"), host_network=True)
-    for each in (waiting, on_host):
-        agent.dispatch.submit(each)
-    assert await agent.until_ended(on_host) == "Succeeded"
-    assert agent.worker(on_host).facts.pod_ips == [NODE_IP]
-    assert await agent.until_waiting(waiting, "ContainerCreating") == "network is not ready: no tool"
-    assert "network is not ready: no tool" in agent.told("NetworkNotReady")
-    failure = agent.worker(waiting).facts.volume_failure
-    assert failure is not None
-    failure.retry_at += 3600  # as after many tries
-    network.ready = True
-    agent.dispatch.retry()
-    assert await agent.until_ended(waiting) == "Succeeded"
-    assert agent.worker(waiting).facts.pod_ips == ["10.9.0.1"]
-
-
-@needs_root
-async def test_engines_join_the_network_of_their_pods(agent: Agent) -> None:
-    with laboratory(agent.directory) as lab:
-        pods = Namespace(agent.directory, node="node")
-        lab.node.do(lambda: pods.make(["10.9.0.0/24"]))
-        mode = PodCidr(pods)
-        agent.addresses = lambda: mode
-        await agent.restart()
-        mode.problem = None
-        mode._addresses.set_ranges(["10.9.0.0/24"])
-        inside, on_host = bundle(container("main", "sleep")), bundle(container("main", "sleep"), host_network=True)
-        for each in (inside, on_host):
-            agent.dispatch.submit(each)
-            await agent.until_running(each)
-        networks = {each.record.key.network: each.engine.pid for each in agent.engines.handles}
-        assert set(networks) == {"", str(pods.path)}
-        inodes = {key: os.stat(f"/proc/{pid}/ns/net").st_ino for key, pid in networks.items()}
-        assert inodes[str(pods.path)] == pods.path.stat().st_ino
-        assert inodes[""] == os.stat("/proc/self/ns/net").st_ino

@@ -34,10 +34,12 @@ class Wasmlet:
             assert result.returncode == status, (result.returncode, result.stdout, result.stderr)
         return result
 
-    def start(self, *arguments: str | Path, output: IO[bytes] | None = None) -> subprocess.Popen[bytes]:
-        """Run it beside the test, with pipes, or with `output` for both its streams."""
+    def start(
+        self, *arguments: str | Path, output: IO[bytes] | None = None, through: tuple[str, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        """Run it beside the test, with pipes, or with `output` for both its streams; `through` a command, if any."""
         return subprocess.Popen(
-            [sys.executable, "-m", "wasmlet", *map(str, arguments)],
+            [*through, sys.executable, "-m", "wasmlet", *map(str, arguments)],
             cwd=self.folder, env=self.environment,
             stdin=subprocess.PIPE, stdout=output or subprocess.PIPE, stderr=output or subprocess.PIPE,
         )  # fmt: skip

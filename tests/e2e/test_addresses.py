@@ -6,8 +6,6 @@ import contextlib
 import ipaddress
 import json
 import os
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +18,7 @@ from tests.e2e.conftest import Wasmlet
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.guests import guest, http_guest
 from tests.support.networks import ask, forget, listening, needs_root
-from tests.support.node import free_port
+from tests.support.node import Node
 from tests.support.processes import end_all
 from tests.support.registry import docker_registry
 from tests.support.waiting import eventually_now
@@ -99,90 +97,48 @@ spec:
 """
 
 
-class Node:
-    """One of two agents of this machine."""
+class NetworkNode(Node):
+    """One of two nodes of this machine whose pods have addresses of their own."""
 
     def __init__(self, cluster: Cluster, directory: Path, name: str) -> None:
         directory.mkdir()
-        self.name = name
-        self.cluster = cluster
-        self.wasmlet = Wasmlet(directory / "state", directory)
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = (directory / "log").open("ab")
-        self.wasmlet(
-            "join", "--server", cluster.server, "--token", cluster.bootstrap_token, "--ca-hash", cluster.ca_hash,
-            "--node-name", name,
-        )  # fmt: skip
-
-    def start(self, *, without_rights: bool = False) -> None:
-        if without_rights:
-            self.process = subprocess.Popen(
-                [
-                    "setpriv", "--bounding-set=-net_admin,-sys_admin", sys.executable, "-m", "wasmlet",
-                    "node", "--node-name", self.name, "--port", self.port,
-                ],
-                env=self.wasmlet.environment, cwd=self.wasmlet.folder, stdout=self.log, stderr=self.log,
-            )  # fmt: skip
-        else:
-            self.process = self.wasmlet.start("node", "--node-name", self.name, "--port", self.port, output=self.log)
+        super().__init__(Wasmlet(directory / "state", directory), cluster, name=name, flags=())
 
     def wait(self) -> None:
-        eventually_now(lambda: self.condition("NetworkUnavailable").get("status") == "False", self, seconds=40)
-        eventually_now(lambda: self.condition("Ready").get("status") == "True", self, seconds=40)
+        eventually_now(lambda: self.condition("NetworkUnavailable")["status"] == "False", self, seconds=40)
+        eventually_now(lambda: self.condition("Ready")["status"] == "True", self, seconds=40)
         eventually_now(lambda: UNAVAILABLE not in self.taints(), self, seconds=40)
 
-    def stop(self, *, kill: bool) -> None:
-        if self.process is not None:
-            if self.process.stdin is not None:
-                self.process.stdin.close()
-            (self.process.kill if kill else self.process.terminate)()
-            self.process.wait()
-            self.process = None
-
-    def end(self) -> None:
+    def clean(self) -> None:
         """Whatever happened: no process, namespace or table is left."""
-        self.stop(kill=True)
+        self.kill()
         end_all(self.wasmlet.state)
-        network = Namespace(self.wasmlet.state, node=self.name)
         with contextlib.suppress(WasmletError):
-            network.remove()
-        forget(network.name)
-        self.log.close()
-
-    def object(self) -> dict[str, Any]:
-        result = self.cluster.kubectl("get", "node", self.name, "-o", "json", status=None)
-        found: dict[str, Any] = json.loads(result.stdout) if result.returncode == 0 else {}
-        return found
-
-    def condition(self, kind: str) -> dict[str, Any]:
-        conditions = self.object().get("status", {}).get("conditions", [])
-        return next((each for each in conditions if each["type"] == kind), {})
+            self.namespace.remove()
+        forget(self.namespace.name)
 
     def taints(self) -> set[str]:
-        return {each["key"] for each in self.object().get("spec", {}).get("taints", [])}
+        return {each["key"] for each in (self.get("node", self.name) or {}).get("spec", {}).get("taints", [])}
 
     @property
     def range(self) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
-        return ipaddress.ip_network(self.object()["spec"]["podCIDR"])
+        return ipaddress.ip_network(self.get("node", self.name)["spec"]["podCIDR"])
 
     @property
     def namespace(self) -> Namespace:
         return Namespace(self.wasmlet.state, node=self.name)
 
-    def pods(self) -> dict[str, dict[str, Any]]:
+    def running(self) -> dict[str, dict[str, Any]]:
         """The node's running pods, by name."""
-        field = f"spec.nodeName={self.name}"
-        shown = self.cluster.kubectl("get", "pods", "--field-selector", field, "-o", "json").stdout
-        items = json.loads(shown)["items"]
+        items = self.get("pods", "--field-selector", f"spec.nodeName={self.name}")["items"]
         return {each["metadata"]["name"]: each for each in items if each["status"]["phase"] == "Running"}
 
     def deploy(self, image: str) -> list[str]:
         """Three pods; their addresses."""
         manifest = DEPLOYMENT.replace("NAME", f"on-{self.name}").replace("NODE", self.name).replace("IMAGE", image)
         self.cluster.kubectl("apply", "-f", "-", stdin=manifest.encode())
-        eventually_now(lambda: len(self.pods()) == 3, self, seconds=30)
-        return [each["status"]["podIP"] for each in self.pods().values()]
+        eventually_now(lambda: len(self.running()) == 3, self, seconds=30)
+        return [each["status"]["podIP"] for each in self.running().values()]
 
 
 @pytest.fixture(scope="module")
@@ -197,21 +153,21 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def nodes(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    made: list[Node] = []
+def nodes(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[NetworkNode, NetworkNode]]:
+    made: list[NetworkNode] = []
     try:
         for number in (1, 2):
-            made.append(Node(cluster, tmp_path / f"n{number}", f"wasm-{number}"))
-            made[-1].start()
+            made.append(NetworkNode(cluster, tmp_path / f"n{number}", f"wasm-{number}"))
+            made[-1].launch()
         for each in made:
             each.wait()
         yield made[0], made[1]
     finally:
         for each in made:
-            each.end()
+            each.clean()
 
 
-def test_two_nodes_give_their_pods_addresses_that_stay(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+def test_two_nodes_give_their_pods_addresses_that_stay(nodes: tuple[NetworkNode, NetworkNode], tmp_path: Path) -> None:
     first, second = nodes
     assert not first.range.overlaps(second.range)
     assert first.namespace.path != second.namespace.path
@@ -236,18 +192,18 @@ def test_two_nodes_give_their_pods_addresses_that_stay(nodes: tuple[Node, Node],
     _leaving(first)
 
 
-def _a_server_is_asked(node: Node, image: str) -> None:
+def _a_server_is_asked(node: NetworkNode, image: str) -> None:
     """On the port of its own address, probes included; its agent's death is none of its callers' business."""
     node.cluster.kubectl("apply", "-f", "-", stdin=SERVER.replace("NODE", node.name).replace("IMAGE", image).encode())
     node.cluster.kubectl("wait", "--for=condition=Ready", "pod/server", "--timeout=40s")
-    url = f"http://{node.pods()['server']['status']['podIP']}/echo"
+    url = f"http://{node.running()['server']['status']['podIP']}/echo"
     assert _answer(url) == b"hello"
-    node.stop(kill=True)
+    node.kill()
     assert _answer(url) == b"hello"
-    node.start()
+    node.launch()
     node.wait()
     assert _answer(url) == b"hello"
-    assert node.pods()["server"]["status"]["containerStatuses"][0]["restartCount"] == 0
+    assert node.running()["server"]["status"]["containerStatuses"][0]["restartCount"] == 0
     node.cluster.kubectl("delete", "pod", "server", "--timeout=40s")
 
 
@@ -257,7 +213,7 @@ def _answer(url: str) -> bytes:
     return content
 
 
-def _guests_call_each_other(first: Node, second: Node, registry: str) -> None:
+def _guests_call_each_other(first: NetworkNode, second: NetworkNode, registry: str) -> None:
     """By HTTP and by sockets, on one node and between two; each with its own address and a localhost of its own."""
     traffic, echo = f"{registry}/traffic:1", f"{registry}/echo:1"
     first.wasmlet("push", TRAFFIC_GUEST, traffic)
@@ -291,7 +247,7 @@ def _guests_call_each_other(first: Node, second: Node, registry: str) -> None:
     first.cluster.kubectl("delete", "pod", "here", "there", "echo", "asks", "--grace-period=1", "--timeout=40s")
 
 
-def _call(node: Node, name: str, image: str, args: list[str]) -> str:
+def _call(node: NetworkNode, name: str, image: str, args: list[str]) -> str:
     """A pod that calls and is called, on port 7000; its address."""
     manifest = CALLER.replace("NAME", name).replace("NODE", node.name).replace("IMAGE", image)
     node.cluster.kubectl("apply", "-f", "-", stdin=manifest.replace("ARGS", json.dumps(args)).encode())
@@ -322,54 +278,54 @@ def _text(address: str, path: str) -> str:
     return content.decode()
 
 
-def _probes_and_neighbours_reach(first: Node, second: Node, address: str, neighbour: str) -> None:
+def _probes_and_neighbours_reach(first: NetworkNode, second: NetworkNode, address: str, neighbour: str) -> None:
     """A listener in the namespace stands for a command that listens."""
     with listening(first.namespace.path, address, 80):
         assert ask(second.namespace.path, address, 80, source=neighbour) == neighbour
-        ready = lambda: [name for name, pod in first.pods().items() if _is_ready(pod)]  # noqa: E731
+        ready = lambda: [name for name, pod in first.running().items() if _is_ready(pod)]  # noqa: E731
         assert eventually_now(ready, first, seconds=20) == [
-            name for name, pod in first.pods().items() if pod["status"]["podIP"] == address
+            name for name, pod in first.running().items() if pod["status"]["podIP"] == address
         ]
 
 
-def _agents_death_changes_nothing(node: Node) -> None:
-    before = {name: _identity(pod) for name, pod in node.pods().items()}
+def _agents_death_changes_nothing(node: NetworkNode) -> None:
+    before = {name: _identity(pod) for name, pod in node.running().items()}
     inode = node.namespace.path.stat().st_ino
     condition = node.condition("NetworkUnavailable")
-    node.stop(kill=True)
-    node.start()
+    node.kill()
+    node.launch()
     node.wait()
-    assert {name: _identity(pod) for name, pod in node.pods().items()} == before
+    assert {name: _identity(pod) for name, pod in node.running().items()} == before
     assert node.namespace.path.stat().st_ino == inode
     after = node.condition("NetworkUnavailable")
     assert after["lastTransitionTime"] == condition["lastTransitionTime"]
     name = next(iter(before))
     node.cluster.kubectl("delete", "pod", name, "--grace-period=1", "--timeout=30s")
-    eventually_now(lambda: len(node.pods()) == 3, node, seconds=30)
-    new = {pod["status"]["podIP"] for pod in node.pods().values()}
+    eventually_now(lambda: len(node.running()) == 3, node, seconds=30)
+    new = {pod["status"]["podIP"] for pod in node.running().values()}
     assert len(new) == 3
     assert {ip for pod, (ip, *_) in before.items() if pod != name} < new
 
 
-def _the_hosts_network(node: Node, image: str) -> None:
+def _the_hosts_network(node: NetworkNode, image: str) -> None:
     manifest = ON_HOST.replace("NODE", node.name).replace("IMAGE", image)
     node.cluster.kubectl("apply", "-f", "-", stdin=manifest.encode())
-    status = eventually_now(lambda: node.pods().get("on-host", {}).get("status"), node, seconds=30)
+    status = eventually_now(lambda: node.running().get("on-host", {}).get("status"), node, seconds=30)
     assert status["podIP"] == status["hostIP"]
 
 
-def _leaving(node: Node) -> None:
+def _leaving(node: NetworkNode) -> None:
     """The agent's end takes nothing down; `wasmlet leave` does, when no pod is left."""
     path = node.namespace.path
-    node.stop(kill=False)
+    node.end()
     assert path.exists()
     assert b"pods of the cluster are on this machine yet" in node.wasmlet("leave", status=2).stderr
-    node.start()
+    node.launch()
     node.wait()
     node.cluster.kubectl("delete", "deployment", f"on-{node.name}", "--cascade=foreground", "--timeout=40s")
     node.cluster.kubectl("delete", "pod", "on-host", "--grace-period=1", "--timeout=40s")
     eventually_now(lambda: not list((node.wasmlet.state / "pods").iterdir()), node, seconds=30)
-    node.stop(kill=False)
+    node.end()
     assert b"the pods' network is gone" in node.wasmlet("leave").stdout
     assert not path.exists()
     assert not (node.wasmlet.state / "kubeconfig").exists()
@@ -398,9 +354,9 @@ spec:
 
 
 def test_without_rights_pods_wait_and_mode_host_is_the_way_out(cluster: Cluster, tmp_path: Path) -> None:
-    node = Node(cluster, tmp_path / "n", "wasm-3")
+    node = NetworkNode(cluster, tmp_path / "n", "wasm-3")
     try:
-        node.start(without_rights=True)
+        node.launch(through=("setpriv", "--bounding-set=-net_admin,-sys_admin"))
         because = lambda: "making the pod network needs" in node.condition("NetworkUnavailable").get("message", "")  # noqa: E731
         eventually_now(because, node, seconds=40)
         condition = node.condition("NetworkUnavailable")
@@ -410,15 +366,15 @@ def test_without_rights_pods_wait_and_mode_host_is_the_way_out(cluster: Cluster,
         cluster.kubectl("apply", "-f", "-", stdin=WAITING.replace("NODE", node.name).encode())
         eventually_now(lambda: "network is not ready: making the pod network needs" in _events(cluster), node)
         assert cluster.kubectl("get", "pod", "waiting", "-o", "jsonpath={.status.podIP}").stdout == b""
-        node.stop(kill=False)
+        node.end()
         node.wasmlet.environment["WASMLET_NETWORK"] = "host"
-        node.start()
-        eventually_now(lambda: not node.condition("NetworkUnavailable"), node, seconds=40)
+        node.launch()
+        eventually_now(lambda: not node.condition("NetworkUnavailable")["status"], node, seconds=40)
         eventually_now(lambda: UNAVAILABLE not in node.taints(), node, seconds=20)
         address = ("get", "pod", "waiting", "-o", "jsonpath={.status.podIP} {.status.hostIP}")
         eventually_now(lambda: len(set(cluster.kubectl(*address).stdout.split())) == 1, node, seconds=20)
     finally:
-        node.end()
+        node.clean()
 
 
 def _events(cluster: Cluster) -> str:

@@ -254,6 +254,6 @@ def test_the_agent_has_lived_through_all_of_it(node: Node) -> None:
     assert node.process is not None
     assert node.process.poll() is None
     eventually_now(lambda: not list((node.wasmlet.state / "pods").iterdir()), "no files of pods that are gone")
-    log = Path(node.log.name).read_text()
+    log = node.log.read_text()
     assert "Traceback" not in log
     assert "worker failed" not in log

@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.conftest import Wasmlet
 from tests.support.cluster import running_cluster
 from tests.support.guests import guest
-from tests.support.node import Node, running_node
+from tests.support.node import ON_HOST, Node, running_node
 from tests.support.registry import docker_registry
 from tests.support.waiting import eventually_now
 
@@ -34,7 +34,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with (
         docker_registry(folder / "registry") as registry,
         running_cluster(folder / "cluster") as cluster,
-        running_node(wasmlet, cluster, registry.address, options=("--manifest-dir", str(folder / "manifests"))) as node,
+        running_node(
+            wasmlet, cluster, registry.address, flags=(*ON_HOST, "--manifest-dir", str(folder / "manifests"))
+        ) as node,
     ):
         wasmlet("push", guest("sleep"), f"{registry.address}/sleep:1")
         yield node
@@ -182,7 +184,7 @@ def test_a_pod_deleted_while_its_image_is_missing_goes_and_says_so(node: Node) -
 
 
 def test_a_static_pod_has_a_mirror_that_comes_back(node: Node) -> None:
-    directory = Path(node.options[1])
+    directory = Path(node.flags[-1])
     (directory / "web.json").write_text(manifest(node, "web"))
     eventually_now(lambda: get(node, "web-krustlet"), "mirror")
     node.kubectl("wait", "--for=condition=Ready", "pod/web-krustlet", WAIT)

@@ -123,10 +123,7 @@ def test_an_ordinary_stop_of_the_agent_ends_nothing(node: Node) -> None:
     pod(node, "stays", "sleep")
     pod(node, "ends", "sleep", "3", policy="Never")
     before = running(node, "stays")
-    assert node.process is not None
-    node.process.terminate()
-    assert node.process.wait(20) == 0
-    node.kill()  # closes what is left of it here
+    assert node.end(seconds=20) == 0
     assert engines(node)
     eventually_now(lambda: exits(node), "an end while away")
     node.start()
@@ -210,11 +207,11 @@ def test_an_api_server_that_hangs(node: Node) -> None:
     pod(node, "ends", "sleep", "3", policy="Never")
     running(node, "ends")
     server = node.cluster.processes["kube-apiserver"]
-    log, told = node.wasmlet.folder / "node.log", 'message="container ended" pod=ends'
-    earlier = log.read_text().count(told)
+    told = 'message="container ended" pod=ends'
+    earlier = node.log.read_text().count(told)
     os.kill(server, signal.SIGSTOP)
     try:
-        eventually_now(lambda: log.read_text().count(told) > earlier, "an end meanwhile")
+        eventually_now(lambda: node.log.read_text().count(told) > earlier, "an end meanwhile")
     finally:
         os.kill(server, signal.SIGCONT)
     ended(node, "ends")
@@ -224,11 +221,11 @@ def test_an_api_server_that_hangs(node: Node) -> None:
 def test_an_api_server_that_is_away(tmp_path: Path, wasmlet: Wasmlet) -> None:
     """Pods run on, and end; afterwards everything is told, and nothing was started twice."""
     (tmp_path / "registry").mkdir()
-    with docker_registry(tmp_path / "registry") as registry, (wasmlet.folder / "node.log").open("ab") as log:
+    with docker_registry(tmp_path / "registry") as registry:
         for name in ("sleep", "exit"):
             wasmlet("push", guest(name), f"{registry.address}/{name}:1")
         with running_cluster(tmp_path / "cluster") as cluster:
-            node = Node(wasmlet, cluster, registry.address, log)
+            node = Node(wasmlet, cluster, registry.address)
             node.start()
             pod(node, "stays", "sleep")
             pod(node, "ends", "sleep", "5", policy="Never")

@@ -35,6 +35,7 @@ from wasmlet.node.machine import allocatable
 from wasmlet.pods import bundle as bundles
 from wasmlet.pods import orphans
 from wasmlet.pods.collection import Collection
+from wasmlet.pods.directories import Directories
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
@@ -248,15 +249,16 @@ async def leave(config: Config, *, force: bool = False) -> bool:
         pool = engines.Engines(engines.Settings(directory=config.state / "engines"), program=find_engine_program())
         await pool.adopt()
         try:
-            await _give_up_pods(config.state / "pods", pool, force=force)
+            await _give_up_pods(Directories(config.state), pool, force=force)
         finally:
             await pool.close(end_idle=True)
         return await asyncio.to_thread(Namespace(config.state, node="").remove)
 
 
-async def _give_up_pods(directory: Path, pool: engines.Engines, *, force: bool) -> None:
+async def _give_up_pods(directories: Directories, pool: engines.Engines, *, force: bool) -> None:
     """Remove what the cluster and manifest files have on this machine; a terminal's pods stay."""
-    here = [each for each in map(bundles.load, directory.iterdir()) if each is not None] if directory.is_dir() else []
+    records = directories.records.iterdir() if directories.records.is_dir() else ()
+    here = [each for each in map(bundles.load, records) if each is not None]
     others = [each for each in here if each.source != "local"]
     if others and not force:
         names = ", ".join(f"{each.pod.metadata.namespace}/{each.pod.metadata.name}" for each in others[:3])
@@ -266,7 +268,7 @@ async def _give_up_pods(directory: Path, pool: engines.Engines, *, force: bool) 
         )
     if others:
         stays = {each.uid for each in here} - {each.uid for each in others}
-        await orphans.clean(directory, pool, is_known=stays.__contains__)
+        await orphans.clean(directories, pool, is_known=stays.__contains__)
         await pool.until_ended({each.uid for each in others})
 
 
@@ -292,7 +294,7 @@ async def _build(
     pool = engines.Engines(
         engines.Settings(
             directory=config.state / "engines",
-            access=Access(read=(config.state / "cache",), write=(config.state / "pods", config.state / "logs")),
+            access=Access(read=(config.state / "cache",)),
             memory_bytes=int(_engine_memory(config) * GUESTS_SHARE),
             idle_seconds=config.file.engine_idle_seconds,
         ),
@@ -302,8 +304,6 @@ async def _build(
     stack.push_async_callback(pool.close, end_idle=end_idle)
     rooms = Rooms(
         settings=PodSettings(
-            directory=config.state / "pods",
-            log_directory=config.state / "logs",
             node_name=config.node_name,
             host_ips=(LOOPBACK_IP,),
             isolation=config.file.isolation,
@@ -312,6 +312,7 @@ async def _build(
         library=library,
         artifacts=cache,
         engines=pool,
+        directories=Directories(config.state),
         listener=hub,
         credentials=logins,
     )

@@ -110,7 +110,7 @@ def test_configuration_follows_and_services_are_told(node: Node) -> None:
     node.kubectl("apply", "-f", "-", stdin=manifest.encode())
     eventually_now(lambda: "KUBERNETES_SERVICE_HOST=" in _logs(node, "configured", "env"), "service variables")
     uid = node.kubectl("get", "pod", "configured", "-o", "jsonpath={.metadata.uid}")
-    volumes = node.wasmlet.state / "pods" / uid / "volumes"
+    volumes = node.wasmlet.state / "pools" / "default" / uid / "volumes"
     assert (volumes / "kubernetes.io~configmap" / "settings" / "word").read_text() == "one"
     token = next(volumes.glob("kubernetes.io~projected/kube-api-access-*/token"))
     assert token.read_text().count(".") == 2

@@ -99,7 +99,7 @@ def ended(node: Node, name: str, phase: str = "Succeeded") -> None:
 
 def exits(node: Node) -> list[Path]:
     """The exit records of all containers."""
-    return list(node.wasmlet.state.glob("**/exit.json"))
+    return list(node.wasmlet.state.glob("logs/*/*/*/*.exit.json"))
 
 
 def engines(node: Node) -> list[int]:

@@ -19,6 +19,7 @@ from wasmlet.pods import handlers
 from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.admission import Refusal
 from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.directories import Directories
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.facts import Attempt
 from wasmlet.pods.restarts import BackOff
@@ -79,17 +80,13 @@ class Agent:
         self.library = Library(ImageSettings(directory=self.directory / "images", allow_local_files=True))
         cache = artifacts.Settings(directory=self.directory / "cache", memory_bytes=self.compile_memory_bytes)
         self.artifacts = artifacts.Artifacts(cache, program=self.program)
-        access = engines.Access(
-            read=(self.directory / "cache",), write=(self.directory / "pods", self.directory / "logs")
-        )
+        access = engines.Access(read=(self.directory / "cache",))
         pool = engines.Settings(
             directory=self.directory / "engines", access=access,
             memory_bytes=self.engine_memory_bytes, idle_seconds=self.engine_idle_seconds,
         )  # fmt: skip
         self.engines = engines.Engines(pool, program=self.program)
         settings = Settings(
-            directory=self.directory / "pods",
-            log_directory=self.directory / "logs",
             node_name="node",
             host_ips=(NODE_IP,),
             back_off=self.back_off,
@@ -104,6 +101,7 @@ class Agent:
                 library=self.library,
                 artifacts=self.artifacts,
                 engines=self.engines,
+                directories=Directories(self.directory),
                 listener=self.hub,
                 clock=lambda: self.clock(),
                 refuse=lambda _: self.refusal,

@@ -191,7 +191,7 @@ async def test_static_pods_run_without_a_cluster(
     task = asyncio.get_running_loop().create_task(served)
     log = config.state / "logs"
     name = f"default_web-{config.node_name}_*"
-    await eventually(lambda: [each for each in log.glob(f"{name}/main/0.log") if each.stat().st_size], log)
+    await eventually(lambda: [each for each in log.glob(f"default/{name}/main/0.log") if each.stat().st_size], log)
     (manifests / "web.json").unlink()
     await eventually(lambda: not list((config.state / "pods").iterdir()), log)
     task.cancel()

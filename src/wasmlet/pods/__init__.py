@@ -9,7 +9,7 @@ Where pods come from: `source` (the API server), `static` (a directory) with `mi
 
 - `dispatch`  one worker for each UID; the pods of this agent. `orphans` what nobody knows any more
 - `worker`    the loop: observe, plan, do, save. `rooms` what it is given; `accounts` what it says
-- `bundle`    a pod on disk, and where its files are; `facts` what is saved
+- `bundle`    a pod on disk; `facts` what is saved; `directories` where all its files are
 
 What the plan decides, pure:
 

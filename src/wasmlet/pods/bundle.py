@@ -1,4 +1,4 @@
-"""A pod with the ConfigMaps and Secrets that came with it, and where its files are."""
+"""A pod with the ConfigMaps and Secrets that came with it."""
 
 from __future__ import annotations
 
@@ -61,29 +61,3 @@ def load(directory: Path) -> Bundle | None:
         return None if content is None else msgspec.json.decode(content, type=Bundle)
     except msgspec.DecodeError:
         return None
-
-
-class Places:
-    """The directories of one pod. Names are checked when a pod is admitted, so they can be joined to paths.
-
-    Args:
-        pods: The directory that holds one directory for each pod UID.
-        logs: The log root; `/var/log/pods` for a node that has the machine for itself.
-    """
-
-    def __init__(self, pods: Path, logs: Path, pod: Pod) -> None:
-        meta = pod.metadata
-        self.pod = pods / meta.uid
-        self.logs = logs / f"{meta.namespace}_{meta.name}_{meta.uid}"
-
-    def attempt(self, container: str, number: int) -> Path:
-        """What one attempt of a container has: its root directory and its exit file."""
-        return self.pod / "containers" / container / str(number)
-
-    def exit_file(self, container: str, number: int) -> Path:
-        """Written by the engine before it sends the exited event."""
-        return self.attempt(container, number) / "exit.json"
-
-    def log_file(self, container: str, number: int) -> Path:
-        """CRI log of one attempt, named by its restart count (contract section 8)."""
-        return self.logs / container / f"{number}.log"

@@ -42,15 +42,14 @@ class Dispatch:
         self._rooms = rooms
         self._workers: dict[str, Worker] = {}
         self._tasks = Tasks()
-        rooms.settings.directory.mkdir(mode=0o750, parents=True, exist_ok=True)
-        rooms.settings.log_directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+        rooms.directories.make()
 
     def __repr__(self) -> str:
         return f"<Dispatch {list(self._workers.values())}>"
 
     def load(self) -> int:
         """Take up the pods that an earlier agent left; returns how many. Engines have to be adopted before."""
-        for directory in sorted(self._rooms.settings.directory.iterdir()):
+        for directory in sorted(self._rooms.directories.records.iterdir()):
             bundle = bundles.load(directory)
             if bundle is None or bundle.uid != directory.name:
                 logger.error("pod directory without a pod", extra={"directory": str(directory)})
@@ -88,10 +87,10 @@ class Dispatch:
                 f"pod {meta.namespace}/{meta.name} is here already",
                 hint=f"remove it first: wasmlet rm {meta.namespace}/{meta.name}",
             )
-        directory = self._rooms.settings.directory / bundle.uid
+        directory = self._rooms.directories.records / bundle.uid
         is_new = not directory.exists()  # else its pod.json was torn, and its source tells it again
         try:
-            directory.mkdir(mode=0o750, exist_ok=True)
+            directory.mkdir(mode=0o700, exist_ok=True)
             bundles.save(directory, bundle)
         except OSError as error:
             if is_new:
@@ -115,7 +114,7 @@ class Dispatch:
 
     def clean(self) -> None:
         """Begin to remove what is left of unknown pods: every source, if there is any, has reported."""
-        cleaning = orphans.clean(self._rooms.settings.directory, self._rooms.engines, is_known=self.has)
+        cleaning = orphans.clean(self._rooms.directories, self._rooms.engines, is_known=self.has)
         self._tasks.start(cleaning, name="orphans")
 
     def update(self, pod: Pod) -> None:
@@ -165,8 +164,8 @@ class Dispatch:
         """
         worker = self.get(uid)
         old = [each for each in self._rooms.engines.handles if each.old]
-        for key in {each.record.key for each in old if each.runs_any({uid})}:
-            await self._rooms.engines.acquire(key)
+        if any(each.runs_any({uid}) for each in old):
+            await worker.open_engine()
         return worker.renew({each.record.id for each in old})
 
     def wake(self, uid: str) -> None:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from wasmlet.kube.types import Container
-from wasmlet.pods.bundle import Places
+from wasmlet.pods.directories import Places
 from wasmlet.pods.facts import Attempt
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.logs import LogReader

@@ -164,13 +164,15 @@ class Verdict(Fact):
 class Facts(Fact):
     """Everything saved about one pod.
 
-    `runtime_handler` is its RuntimeClass's, looked up when the pod was prepared: the class may be gone since.
+    `runtime_handler` is its RuntimeClass's, looked up when the pod was prepared: the class may be gone since. `pool` is
+    what its directories and those of its engines' other pods lie in (`PoolKey.pool`); "" before it was prepared.
     """
 
     uid: str
     seen_at: float
     pod_ips: list[str] = []
     runtime_handler: str = ""
+    pool: str = ""
     admitted_at: float | None = None
     verdict: Verdict | None = None
     volumes_at: float | None = None

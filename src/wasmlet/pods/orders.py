@@ -9,7 +9,8 @@ from wasmlet.base import quantity
 from wasmlet.images.image import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.types import Container
-from wasmlet.pods.bundle import Bundle, Places
+from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.directories import Places
 from wasmlet.sandbox import protocol
 from wasmlet.volumes.root import ContainerMount, TerminationFile
 

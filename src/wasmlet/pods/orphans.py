@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wasmlet.base import beneath
 from wasmlet.base.errors import WasmletError
+from wasmlet.pods.directories import Directories
 from wasmlet.sandbox.engines import Engines
 from wasmlet.volumes import mount
 
@@ -21,24 +22,27 @@ GRACE_SECONDS = 1.0
 """What an orphan has for its end (contract 4.7)."""
 
 
-async def clean(directory: Path, engines: Engines, *, is_known: Callable[[str], bool]) -> None:
+async def clean(directories: Directories, engines: Engines, *, is_known: Callable[[str], bool]) -> None:
     """End the sandboxes of unknown pods, and remove the directories of those.
 
     Args:
-        directory: One sub-directory for each pod UID.
         is_known: Whether there is a pod of that UID.
     """
-    unknown = [each for each in sorted(directory.iterdir()) if not is_known(each.name)]
+    unknown = {uid: found for uid, found in directories.all().items() if not is_known(uid)}
     await _end_sandboxes(engines, is_known)
-    for each in unknown:
-        if is_known(each.name):
-            continue  # it came meanwhile
-        logger.warning("removing what is left of a pod", extra={"directory": str(each)})
-        try:
-            await mount.tear_down(each)
-            await asyncio.to_thread(beneath.remove_tree, each)
-        except (WasmletError, OSError) as error:
-            logger.error("removing failed", extra={"directory": str(each), "error": str(error)})
+    for uid, found in unknown.items():
+        for each in found:
+            if not is_known(uid):  # it may have come meanwhile
+                await _remove(each)
+
+
+async def _remove(directory: Path) -> None:
+    logger.warning("removing what is left of a pod", extra={"directory": str(directory)})
+    try:
+        await mount.tear_down(directory)
+        await asyncio.to_thread(beneath.remove_tree, directory)
+    except (WasmletError, OSError) as error:
+        logger.error("removing failed", extra={"directory": str(directory), "error": str(error)})
 
 
 async def _end_sandboxes(engines: Engines, is_known: Callable[[str], bool]) -> None:

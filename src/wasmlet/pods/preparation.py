@@ -1,4 +1,4 @@
-"""What a pod has before its first container: addresses, log directories, volumes (kubelet-contract 4.3, 6.4)."""
+"""What a pod has before its first container: addresses, a pool, logs, volumes (kubelet-contract 4.3, 6.4)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError, first_of
-from wasmlet.pods import image_volumes
+from wasmlet.pods import image_volumes, pools
 from wasmlet.pods.facts import Failure
-from wasmlet.pods.handlers import SANDBOX_REASON
+from wasmlet.pods.handlers import ISOLATED, SANDBOX_REASON
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.start import Starter
 from wasmlet.pods.view import all_containers
@@ -44,6 +44,7 @@ class Preparer:
             self._sandbox_failed(error)
             return
         try:
+            self._enter_pool()
             await self._make_directories()
         except (WasmletError, OSError) as error:
             self._failed("volumes", error, event="FailedMount", text=str(error))
@@ -61,6 +62,17 @@ class Preparer:
         if not self._worker.facts.pod_ips:
             on_host = bundle.pod.spec.host_network
             self._worker.facts.pod_ips = list(rooms.settings.host_ips if on_host else rooms.addresses.claim(bundle.uid))
+
+    def _enter_pool(self) -> None:
+        """Give the pod its place in a pool. Raises OSError when the disk says no."""
+        rooms, worker = self._rooms, self._worker
+        worker.facts.pool = worker.facts.pool or pools.choose(
+            worker.bundle.pod,
+            isolated=worker.facts.runtime_handler == ISOLATED,
+            isolation=rooms.settings.isolation,
+        )
+        worker.places = rooms.directories.places(worker.bundle.pod, worker.facts.pool)
+        rooms.directories.open(worker.places, living={each.record.key.pool for each in rooms.engines.handles})
 
     async def _make_directories(self) -> None:
         """Logs and volumes side by side: a token or a ConfigMap may have to come from the API server."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal, Protocol
 
 from wasmlet.base.clock import Clock, system_clock
@@ -18,6 +17,7 @@ from wasmlet.pods import handlers
 from wasmlet.pods.accounts import News, Progress
 from wasmlet.pods.admission import NodeFacts, Refusal
 from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.directories import Directories
 from wasmlet.pods.restarts import BackOff
 from wasmlet.sandbox.artifacts import Artifacts
 from wasmlet.sandbox.engines import Engines
@@ -30,8 +30,6 @@ class Settings:
     """How pods are run.
 
     Attributes:
-        directory: One sub-directory for each pod UID.
-        log_directory: The log root.
         node_name: What `spec.nodeName` says to a guest.
         host_ips: The node's addresses.
         back_off: Of crashes and image pulls.
@@ -44,8 +42,6 @@ class Settings:
         allocatable: Node allocatable by resource, for resourceFieldRef without a limit; quantities.
     """
 
-    directory: Path
-    log_directory: Path
     node_name: str
     host_ips: tuple[str, ...] = ()
     back_off: BackOff = field(default_factory=BackOff)
@@ -106,6 +102,7 @@ class Rooms:
     """The rooms below, built by `agent`.
 
     Attributes:
+        directories: Where pods' files are.
         credentials: Logins of the node, beside a pod's imagePullSecrets.
         objects: Where a pod's ConfigMaps and Secrets come from.
         tokens: Where service account tokens come from; None without a cluster.
@@ -121,6 +118,7 @@ class Rooms:
     library: Library
     artifacts: Artifacts
     engines: Engines
+    directories: Directories
     listener: Listener
     credentials: Callable[[], tuple[Credential, ...]] = tuple
     objects: Callable[[Bundle], Objects] = Bundle.documents

@@ -33,7 +33,6 @@ from wasmlet.pods import (
 from wasmlet.pods.accounts import Progress
 from wasmlet.pods.facts import Attempt, Directory
 from wasmlet.pods.failures import StageError, in_stage
-from wasmlet.pods.handlers import ISOLATED
 from wasmlet.pods.orders import Compiled, Prepared
 from wasmlet.pods.pull import Puller, pull_policy
 from wasmlet.pods.rooms import Rooms
@@ -155,7 +154,7 @@ class Starter:
 
     async def _compile(self, container: Container, program: Program) -> tuple[str, Compiled]:
         """The artifact for engines of the present compatibility, under that value."""
-        handle = await self._engine()
+        handle = await self.engine()
         compatibility = handle.engine.compatibility
 
         def on_compile() -> None:
@@ -177,18 +176,12 @@ class Starter:
         await asyncio.to_thread(_empty, attempt / root.ROOT)
         await self._rooms.library.lay(image, attempt / root.ROOT, writable=not _is_read_only(container))
 
-    async def _engine(self) -> Handle:
+    async def engine(self) -> Handle:
         """An engine that takes sandboxes of the pod."""
-        pool = pools.choose(
-            self._worker.bundle.pod,
-            self._volumes,
-            isolated=self._worker.facts.runtime_handler == ISOLATED,
-            isolation=self._rooms.settings.isolation,
-            network=self._rooms.addresses.namespace,
-        )
-        places, cache = self._worker.places, self._rooms.artifacts.directory
-        access = pools.access(self._worker.bundle.pod, self._volumes, places, cache=cache) if pool.dedicated else None
-        return await self._rooms.engines.acquire(pool, access)
+        pod, rooms = self._worker.bundle.pod, self._rooms
+        key = pools.key(pod, self._worker.facts.pool, network=rooms.addresses.namespace)
+        access = pools.access(pod, self._worker.places, cache=rooms.artifacts.directory)
+        return await rooms.engines.acquire(key, access)
 
     def _fields(self) -> PodFields:
         settings = self._rooms.settings
@@ -249,7 +242,7 @@ class Starter:
         bundle, pod_ips = self._worker.bundle, self._worker.facts.pod_ips
         with in_stage("create"):
             for _ in range(ENGINE_TRIES):
-                handle = await self._engine()
+                handle = await self.engine()
                 compiled = prepared.compiled.get(handle.engine.compatibility)
                 if compiled is None:
                     _, compiled = await self._compile(container, prepared.program)
@@ -323,6 +316,7 @@ class Starter:
             beneath.remove_tree(places.pod, f"containers/{container}/{number}")
         for log in places.log_file(container, number).parent.glob(f"{number}.log*"):
             log.unlink(missing_ok=True)
+        places.exit_file(container, number).unlink(missing_ok=True)
 
 
 def _is_read_only(container: Container) -> bool:

@@ -24,7 +24,7 @@ from wasmlet.pods import bundle as bundles
 from wasmlet.pods import facts, plan, requests, restarts, status
 from wasmlet.pods.accounts import News
 from wasmlet.pods.admission import Neighbour
-from wasmlet.pods.bundle import Bundle, Places
+from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.entrance import Entrance
 from wasmlet.pods.facts import Deletion, Facts, Verdict
 from wasmlet.pods.health import Health
@@ -55,7 +55,7 @@ class Worker:
     ) -> None:
         self.bundle = bundle
         self.facts = saved or Facts(uid=bundle.uid, seen_at=rooms.clock())
-        self.places = Places(rooms.settings.directory, rooms.settings.log_directory, bundle.pod)
+        self.places = rooms.directories.places(bundle.pod, self.facts.pool)
         self._rooms = rooms
         self._fresh = fresh
         self._refresh_at = rooms.clock() + rooms.settings.refresh_seconds
@@ -119,7 +119,7 @@ class Worker:
         self.bundle.pod = pod
         if is_new:
             with contextlib.suppress(OSError):  # it is told again after a restart
-                bundles.save(self.places.pod, self.bundle)
+                bundles.save(self.places.record, self.bundle)
         if pod.metadata.deletion_timestamp is not None:
             self.end(grace_seconds=pod.metadata.deletion_grace_period_seconds, remove=False)
         self._changed.set()
@@ -136,6 +136,10 @@ class Worker:
             if own.last is not None and own.last.finished_at is None:
                 own.last.is_outdated = True
         return bool(changed)
+
+    async def open_engine(self) -> None:
+        """Return when there is an engine that takes its sandboxes. Raises WasmletError when none can be started."""
+        await self._starter.engine()
 
     def renew(self, engines: Collection[str]) -> list[str]:
         """Have its containers in these engines start anew in others; those of them that are to.
@@ -199,7 +203,7 @@ class Worker:
 
     async def run(self) -> None:
         """Until the pod is gone (cancel it to leave the pod as it is)."""
-        self.places.pod.mkdir(mode=0o750, parents=True, exist_ok=True)
+        self.places.record.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             await self._stopper.repeat_signals()
             while True:
@@ -268,7 +272,7 @@ class Worker:
         """
         content = msgspec.json.encode(self.facts)
         if content != self._written:
-            facts.save(self.places.pod, self.facts)
+            facts.save(self.places.record, self.facts)
             self._written = content
             self._saved_ips = list(self.facts.pod_ips)
 
@@ -364,11 +368,12 @@ class Worker:
 
     def remove(self) -> None:
         """Delete everything of a pod that is gone, its logs too."""
-        for directory in (self.places.logs, self.places.pod):
+        for directory in (self.places.logs, self.places.pod, self.places.record):
             try:
                 beneath.remove_tree(directory)
             except (WasmletError, OSError) as error:
                 logger.error("removing failed", extra={"directory": str(directory), "error": str(error)})
+        self._rooms.directories.vacate(self.places)
 
     # --- small things -------------------------------------------------------------------------------------------------
 

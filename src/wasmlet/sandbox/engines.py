@@ -54,7 +54,7 @@ class Settings:
 
     Attributes:
         directory: One sub-directory for each engine.
-        access: What engines may use that are not a single pod's; with nothing in it the kernel holds no engine.
+        access: What engines may use of which nobody says it; with nothing in it the kernel holds no engine.
         memory_bytes: What the guests of one engine may have of linear memory together, before the container that is
             most above its request ends; 0 is no bound.
         idle_seconds: An engine without running sandboxes ends after this long.

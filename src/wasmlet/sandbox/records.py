@@ -31,6 +31,13 @@ class PoolKey(msgspec.Struct, frozen=True, rename="camel"):
     dedicated: str = ""
     network: str = ""
 
+    @property
+    def pool(self) -> str:
+        """The name of what its engines share; no namespace has an @ in its name."""
+        if self.dedicated:
+            return f"{self.namespace}@{self.dedicated}"
+        return self.namespace or "@node"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Access:

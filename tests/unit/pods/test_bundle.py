@@ -1,4 +1,4 @@
-"""A pod on disk, and where its files are."""
+"""A pod on disk."""
 
 from pathlib import Path
 
@@ -7,7 +7,6 @@ import pytest
 from tests.support.pods import bundle, config_map, container
 from wasmlet.kube.types import ObjectMeta, Secret
 from wasmlet.pods import bundle as bundles
-from wasmlet.pods.bundle import Places
 
 
 def test_a_bundle_goes_round_and_is_its_owners_only(tmp_path: Path) -> None:
@@ -27,12 +26,3 @@ def test_what_cannot_be_read_counts_as_absent(tmp_path: Path, content: bytes) ->
 async def test_documents_come_with_it() -> None:
     made = bundle(container("main"), config_maps=[config_map("m", a="1")])
     assert (await made.documents().config_map("default", "m")).data == {"a": "1"}
-
-
-def test_places() -> None:
-    made = bundle(container("main"), name="p", namespace="n").pod
-    places = Places(Path("/pods"), Path("/logs"), made)
-    uid = made.metadata.uid
-    assert places.pod == Path(f"/pods/{uid}")
-    assert places.exit_file("c", 2) == Path(f"/pods/{uid}/containers/c/2/exit.json")
-    assert places.log_file("c", 2) == Path(f"/logs/n_p_{uid}/c/2.log")

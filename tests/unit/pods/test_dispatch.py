@@ -92,7 +92,7 @@ async def test_an_ended_pod_stays_until_it_is_removed(agent: Agent) -> None:
     agent.dispatch.end(submitted.uid)
     assert not agent.dispatch.has(submitted.uid)
     assert list((agent.directory / "pods").iterdir()) == []
-    assert list((agent.directory / "logs").iterdir()) == []
+    assert [each for name in ("pools", "logs") for each in (agent.directory / name).glob("*/*")] == []
 
 
 # --- deletion at awkward times ----------------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ async def test_torn_files_of_a_pod_take_no_other_pod_with_them(agent: Agent) -> 
     for each in (kept, torn):
         agent.dispatch.submit(each)
         await agent.until_running(each)
-    directory = agent.worker(torn).places.pod
+    directory = agent.worker(torn).places.record
     await agent.kill()
     (directory / "pod.json").write_bytes(b'{"pod":')
     (directory.parent / "stray").mkdir()
@@ -204,13 +204,14 @@ async def test_what_is_left_of_unknown_pods_is_ended_and_removed_once_every_sour
         await agent.until_running(each)
     places = agent.worker(torn).places
     await agent.kill()
-    (places.pod / "pod.json").unlink()
+    (places.record / "pod.json").unlink()
     await agent.start()
     agent.dispatch.unreported |= {"one", "other"}
     agent.dispatch.reported("one")
     assert places.pod.exists()
     agent.dispatch.reported("other")
-    await eventually(lambda: not places.pod.exists(), agent.dispatch)
+    for left in (places.pod, places.logs, places.record):
+        await eventually(lambda path=left: not path.exists(), agent.dispatch)  # type: ignore[misc]
     await eventually(lambda: [each.running for each in agent.engines.handles] == [1], agent.engines)
     assert (await agent.until_running(kept)).number == 0
 
@@ -219,7 +220,7 @@ async def test_a_source_that_tells_a_torn_pod_again_gets_its_sandboxes_back(agen
     submitted = bundle(container("main", "sleep"))
     agent.dispatch.submit(submitted)
     before = await agent.until_running(submitted)
-    directory = agent.worker(submitted).places.pod
+    directory = agent.worker(submitted).places.record
     await agent.kill()
     (directory / "pod.json").write_bytes(b"{")
     await agent.start()
@@ -381,7 +382,7 @@ def is_at_rest(agent: Agent, submitted: Bundle) -> bool:
     """The facts on disk are those in memory, and no hook is under way."""
     worker = agent.worker(submitted)
     has_hooks = any(wanted(submitted.pod, worker.facts))
-    return facts.load(worker.places.pod) == worker.facts and not has_hooks
+    return facts.load(worker.places.record) == worker.facts and not has_hooks
 
 
 async def test_a_pod_whose_removal_was_cut_short_is_removed(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:

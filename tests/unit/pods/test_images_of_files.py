@@ -126,7 +126,7 @@ async def test_a_restart_gets_the_image_s_files_again(agent: Agent) -> None:
         restart_policy="Always",
     )
     agent.dispatch.submit(submitted)
-    attempts = agent.directory / "pods" / submitted.uid / "containers" / "main"
+    attempts = agent.directory / "pools" / "default" / submitted.uid / "containers" / "main"
     await agent.until(submitted, lambda _: (attempts / "1" / "root" / "motd").exists())
     assert (attempts / "0" / "root" / "motd").read_text() == "12"
     await eventually(lambda: (attempts / "1" / "root" / "motd").read_text() == "12", "the second one's own file")
@@ -225,7 +225,7 @@ async def test_a_spin_application_serves_and_sees_its_files(agent: Agent) -> Non
     layers = [(KRUSTLET_LAYER, component), (APPLICATION, json.dumps(locked).encode())]
     submitted = pod(image(agent, extra_layers=layers))
     agent.dispatch.submit(submitted)
-    root = agent.directory / "pods" / submitted.uid / "containers" / "main" / "0" / "root"
+    root = agent.directory / "pools" / "default" / submitted.uid / "containers" / "main" / "0" / "root"
     await agent.until(submitted, lambda _: agent.attempts(submitted))
     assert (root / "site" / "tiny").read_text() == "tiny"
 

@@ -7,13 +7,13 @@ from typing import Literal
 import pytest
 
 from tests.support.agent import Agent, running_agent
-from tests.support.pods import bundle, container
+from tests.support.pods import bundle, container, data_volume
 from tests.support.waiting import eventually
 from wasmlet.kube.types import HostPathVolume, ResourceRequirements, Volume, VolumeMount
 from wasmlet.pods import pools
-from wasmlet.pods.bundle import Bundle, Places
+from wasmlet.pods.bundle import Bundle
+from wasmlet.pods.directories import Directories
 from wasmlet.sandbox.engines import Access
-from wasmlet.volumes.volume import HostVolume
 
 Isolation = Literal["namespace", "node", "pod"]
 
@@ -98,19 +98,16 @@ async def test_the_kernel_holds_engines_to_the_directories_of_their_pods(agent: 
         assert (told.seccomp, told.landlock > 0) == (True, True), told.missing
         command = Path(f"/proc/{handle.record.pid}/cmdline").read_text().split("\0")
         assert (f"--write={tmp_path / 'one'}" in command) == (handle.record.id == own[0])
-        assert (f"--write={agent.directory / 'pods'}" in command) == (handle.record.id == shared)
+        assert (f"--write={agent.directory / 'pools/default'}" in command) == (handle.record.id == shared)
 
 
 def test_a_pod_of_its_own_may_use_what_it_mounts(tmp_path: Path) -> None:
     directory = tmp_path / "host"
     directory.mkdir()
     (tmp_path / "file").touch()
-    volumes = {
-        "written": HostVolume(directory / ".", read_only=False, foreign=True),
-        "read": HostVolume(tmp_path, read_only=False, foreign=True),
-        "file": HostVolume(tmp_path / "file", read_only=False, foreign=True),
-        "own": HostVolume(tmp_path / "pods/volumes/own", read_only=False, foreign=False),
-    }
+    paths = {"written": directory / ".", "read": tmp_path, "file": tmp_path / "file"}
+    volumes = [Volume(name=name, host_path=HostPathVolume(path=str(path))) for name, path in paths.items()]
+    volumes.append(data_volume("own"))
     mounts = [
         VolumeMount(name="written", mount_path="/a", read_only=True),
         VolumeMount(name="read", mount_path="/b", read_only=True),
@@ -118,8 +115,24 @@ def test_a_pod_of_its_own_may_use_what_it_mounts(tmp_path: Path) -> None:
         VolumeMount(name="own", mount_path="/d"),
     ]
     again = [VolumeMount(name="written", mount_path="/a")]
-    submitted = bundle(container("main", volume_mounts=mounts), container("other", volume_mounts=again)).pod
-    places = Places(tmp_path / "pods", tmp_path / "logs", submitted)
-    assert pools.access(submitted, volumes, places, cache=tmp_path / "cache") == Access(
-        read=(tmp_path / "cache", tmp_path), write=(places.pod, places.logs, directory)
+    submitted = bundle(
+        container("main", volume_mounts=mounts), container("other", volume_mounts=again), volumes=volumes
     )
+    pool = pools.choose(submitted.pod, isolated=False, isolation="node")
+    assert pool == f"default@{submitted.uid}"
+    places = Directories(tmp_path).places(submitted.pod, pool)
+    assert pools.access(submitted.pod, places, cache=tmp_path / "cache") == Access(
+        read=(tmp_path / "cache", tmp_path),
+        write=(tmp_path / "pools" / pool, tmp_path / "logs" / pool, directory),
+    )
+
+
+@pytest.mark.parametrize("isolation", ["namespace", "node", "pod"])
+@pytest.mark.parametrize("on_host", [False, True])
+def test_a_pod_s_engine_follows_from_its_pool(isolation: Isolation, on_host: bool) -> None:
+    submitted = bundle(container("main"), namespace="own", host_network=on_host)
+    pool = pools.choose(submitted.pod, isolated=False, isolation=isolation)
+    expected = {"namespace": "own", "node": "@node", "pod": f"own@{submitted.uid}"}
+    assert pool == expected[isolation]
+    key = pools.key(submitted.pod, pool, network="/run/netns/x")
+    assert (key.pool, key.network) == (pool, "" if on_host else "/run/netns/x")

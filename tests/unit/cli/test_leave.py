@@ -38,7 +38,7 @@ def test_a_pod_of_a_file_is_not_the_terminals_to_end(command: Command, tmp_path:
 def test_leaving_wants_the_clusters_pods_gone_or_to_be_forced(command: Command, tmp_path: Path) -> None:
     file = static_pod(tmp_path / "manifests", "web")
     with command.started("node", "--manifest-dir", str(file.parent)):
-        eventually_now(lambda: list(command.state.glob("logs/*/main/0.log")), command)
+        eventually_now(lambda: list(command.state.glob("logs/*/*/main/0.log")), command)
     command.succeed("run", "--detach", "--name", "mine", str(guest("sleep")))
     command.kill_agent()
     refused = command.run("leave")

@@ -28,6 +28,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from demos import built
+
 DEMOS: Final = Path(__file__).resolve().parent
 NODE: Final = "wasmlet"
 # devcluster's own limit is two minutes; five seconds are usual.
@@ -105,6 +109,9 @@ def walk(session: Session) -> int:
     session.show("kubectl", "get", "nodes", "-o", "wide")
     failed = 0
     for demo in sorted(path.parent for path in DEMOS.glob("*/pod.yaml")):
+        folder = built.folder(demo)
+        if folder is None:
+            continue
         if (demo / "Dockerfile").exists():
             build = [sys.executable, str(DEMOS / "image.py"), str(demo), f"localhost/{demo.name}:1"]
             archive = subprocess.run(build, stdout=subprocess.PIPE, check=True).stdout
@@ -112,7 +119,7 @@ def walk(session: Session) -> int:
             session.show("wasmlet", "load", "--input", f"{demo.name}.tar")
         pod, images = prepare(session, demo)
         for file, name in images.items():
-            session.show("wasmlet", "push", str(demo / file), name)
+            session.show("wasmlet", "push", str(folder / file), name)
         session.show("kubectl", "apply", "-f", f"{demo.name}.yaml")
         wanted = demo / ("ends.txt" if (demo / "ends.txt").exists() else "expected.txt")
         if look(session, demo, pod) != wanted.read_text():

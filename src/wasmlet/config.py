@@ -7,6 +7,7 @@ wasmlet does not know is an error: a setting that was misspelt must not be passe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tomllib
@@ -121,12 +122,14 @@ def load(
         image_policy: The `--image-policy` flag; None takes `$WASMLET_IMAGE_POLICY`, then the file's.
 
     Raises:
-        UserError: The file cannot be read, or says something unknown; so does the environment.
+        UserError: The file cannot be read, or says something unknown; so does the environment. Or nothing says where
+            the state is, and the user has no home.
     """
     environment = os.environ if environment is None else environment
     chosen = state or environment.get("WASMLET_STATE")
     directory = Path(chosen) if chosen else _default_state(environment)
-    file = _read_file(_file_path(environment))
+    path = _file_path(environment)
+    file = File() if path is None else _read_file(path)
     mode = network or environment.get("WASMLET_NETWORK")
     policy = image_policy or environment.get("WASMLET_IMAGE_POLICY") or file.image_policy
     return Config(
@@ -157,16 +160,24 @@ def _default_state(environment: Mapping[str, str]) -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/wasmlet")
     home = environment.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "wasmlet"
+    if home:
+        return Path(home) / "wasmlet"
+    try:
+        return Path.home() / ".local" / "state" / "wasmlet"
+    except RuntimeError:  # a user without a name and without $HOME, as in many containers
+        raise UserError("this user has no home directory", hint="choose a place with --state") from None
 
 
-def _file_path(environment: Mapping[str, str]) -> Path:
+def _file_path(environment: Mapping[str, str]) -> Path | None:
+    """None: this user has no home, so there is no file."""
     if named := environment.get("WASMLET_CONFIG"):
         return Path(named)
     if os.geteuid() == 0:
         return Path("/etc/wasmlet/config.toml")
     home = environment.get("XDG_CONFIG_HOME")
-    return (Path(home) if home else Path.home() / ".config") / "wasmlet" / "config.toml"
+    with contextlib.suppress(RuntimeError):
+        return (Path(home) if home else Path.home() / ".config") / "wasmlet" / "config.toml"
+    return None
 
 
 def _network_mode(text: str) -> NetworkMode:

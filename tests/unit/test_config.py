@@ -39,6 +39,16 @@ def test_roots_places(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.load(environment={"WASMLET_CONFIG": "/none"}).state == Path("/var/lib/wasmlet")
 
 
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(UserError, match="this user has no home directory; choose a place with --state"):
+        config.load(environment={})
+    assert config.load(state=str(tmp_path), environment={}).state == tmp_path
+
+
 @pytest.mark.parametrize("variables", [{"WASMLET_CONFIG": "{home}/c.toml"}, {"XDG_CONFIG_HOME": "{home}/xdg"}, {}])
 def test_the_file(variables: dict[str, str], tmp_path: Path) -> None:
     environment = {name: value.format(home=tmp_path) for name, value in variables.items()}

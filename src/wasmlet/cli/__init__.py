@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
@@ -121,19 +122,34 @@ def main() -> int:
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
-        error.show()
+        _clearer(error).show()
         return error.exit_code
     except click.Abort:
         return 130
     except OSError as error:
-        if error.filename is not None:
-            raise
-        abandon_stdout()  # an error without a file's name is that of a stream: a full disk behind stdout
-        click.echo(f"wasmlet: cannot write to standard output: {error.strerror}", err=True)
+        complain(WasmletError(_explained(error)))
         return FAILED
     except WasmletError as error:
         complain(error)
         return exit_status(error)
+
+
+def _clearer(error: click.ClickException) -> click.ClickException:
+    """An option that is written in the wrong place is no unknown one."""
+    if isinstance(error, click.NoSuchOption) and error.option_name == "--state":
+        return click.UsageError("--state comes before the command: wasmlet --state DIRECTORY COMMAND", ctx=error.ctx)
+    return error
+
+
+def _explained(error: OSError) -> str:
+    """What the machine refused: to take the output (it is still in the buffer then), or something about a file."""
+    why = error.strerror or str(error)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        abandon_stdout()
+        return f"cannot write to standard output: {why}"
+    return why if error.filename is None else f"{error.filename}: {why}"
 
 
 def complain(error: WasmletError) -> None:

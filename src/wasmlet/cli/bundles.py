@@ -41,13 +41,13 @@ class Options:
     volumes: tuple[str, ...] = ()
     working_dir: str = ""
     memory: str = ""
-    restart: str = "Never"
+    restart: str = ""
     is_interactive: bool = True
 
     @property
     def is_given(self) -> bool:
         """Whether anything was said that a manifest would have to say."""
-        return bool(self.name or self.env or self.volumes or self.working_dir or self.memory)
+        return bool(self.name or self.env or self.volumes or self.working_dir or self.memory or self.restart)
 
 
 def from_target(target: str, arguments: Sequence[str], options: Options) -> tuple[list[Bundle], list[str]]:
@@ -61,13 +61,17 @@ def from_target(target: str, arguments: Sequence[str], options: Options) -> tupl
     if target == "-" or target.endswith(MANIFEST_SUFFIXES):
         if arguments or options.is_given:
             raise UserError(
-                f"{target} is a manifest, which says arguments, name, environment, volumes and limits itself",
+                f"{target} is a manifest, which says arguments, name, environment, volumes, limits and restarts itself",
                 hint="change the manifest, or run a .wasm file or an image",
             )
         text, folder = _read(target)
         manifest = parse(text, source="standard input" if target == "-" else target)
         return _from_manifest(manifest, folder, target, options), manifest.warnings
     path = Path(target)
+    if not target:
+        raise UserError("the name of what to run is empty", hint="name a manifest, a .wasm file or an image")
+    if path.is_dir():
+        raise UserError(f"{target} is a directory", hint="name a manifest or a .wasm file in it")
     if path.exists():
         image, name = f"{FILE_SCHEME}{path.absolute()}", path.stem
     elif _looks_like_path(target):
@@ -113,11 +117,11 @@ def _read(target: str) -> tuple[str, Path]:
 
 
 def _from_manifest(manifest: Manifest, folder: Path, target: str, options: Options) -> list[Bundle]:
+    source = "standard input" if target == "-" else target
     if not manifest.pods:
-        raise UserError(f"{target} holds no Pod", hint="add a document of kind Pod")
+        raise UserError(f"{source} holds no Pod", hint="add a document of kind Pod")
     for metadata in [each.metadata for each in manifest.config_maps] + [each.metadata for each in manifest.secrets]:
         metadata.namespace = options.namespace or metadata.namespace
-    source = "standard input" if target == "-" else target
     for pod in manifest.pods:
         manifest.warnings += [f"{source}: Pod {pod.metadata.name!r}: {each}" for each in _without_effect(pod)]
         _complete(pod, options)
@@ -187,7 +191,7 @@ def _single(image: str, name: str, arguments: Sequence[str], options: Options) -
     )
     pod = Pod(
         metadata=ObjectMeta(name=options.name or f"{short}-{_suffix()}", namespace="default"),
-        spec=PodSpec(containers=[container], volumes=volumes, restart_policy=options.restart),
+        spec=PodSpec(containers=[container], volumes=volumes, restart_policy=options.restart or "Never"),
     )
     _complete(pod, options)
     return Bundle(pod=pod)

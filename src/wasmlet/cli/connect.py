@@ -167,7 +167,9 @@ def start(config: Config) -> None:
     readable, writable = os.pipe()
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        arguments = [sys.executable, "-m", "wasmlet", "--state", str(config.state), "node", "--idle", "--ready", "3"]
+        # -P: a folder that somebody works in must not give the agent its modules (a json.py would be imported).
+        arguments = [sys.executable, "-P", "-m", "wasmlet", "--state", str(config.state)]
+        arguments += ["node", "--idle", "--ready", "3"]
         os.posix_spawn(
             sys.executable,
             arguments,

@@ -91,8 +91,8 @@ class Follower:
     ) -> None:
         self.takes_stdin = takes_stdin
         self.uid = uid
+        self.name = name
         self._agent = agent
-        self._name = name
         self._output = output
         self._show = show
         self._stdin_connected = False
@@ -227,7 +227,7 @@ class Follower:
         for run in sorted(account.runs, key=lambda each: each.attempt):
             if run.sandbox in self._done:
                 continue
-            source = f"{self._name}/{run.container}" if self._name else run.container
+            source = f"{self.name}/{run.container}" if self.name else run.container
             reader = self._readers.setdefault(run.sandbox, LogReader(Path(run.log), consume=True))
             while lines := reader.read():
                 self._output.write(source, lines)

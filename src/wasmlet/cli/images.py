@@ -63,6 +63,7 @@ def images_command(state: str | None, output: str) -> None:
 @click.pass_obj
 def pull_command(state: str | None, reference: str, image_policy: str | None) -> None:
     """Fetch the image REFERENCE from its registry into the local store, and print its digest."""
+    parse_remote(reference)  # a `file:` is nothing to fetch
 
     async def pull() -> str:
         library = _library(config.load(state=state, image_policy=image_policy))
@@ -195,10 +196,14 @@ def save_command(state: str | None, references: tuple[str, ...], output: Path | 
 @click.pass_obj
 def load_command(state: str | None, source: Path | None, name: str | None) -> None:
     """Take the images of an OCI archive (of `wasmlet save`, podman, skopeo or docker) into the local store."""
+    if source is None and sys.stdin.isatty():
+        raise UserError("an archive is not read from a terminal", hint="name a file: -i FILE")
     store, called = _store(state), None if name is None else str(parse_remote(name))
     try:
         with contextlib.nullcontext(sys.stdin.buffer) if source is None else source.open("rb") as stream:
             loaded = archives.load(store, stream, name=called)
+    except FileNotFoundError:
+        raise NotFoundError(f"no such file: {source}") from None
     except OSError as error:
         raise UserError(f"cannot read {source or 'standard input'}: {error.strerror}") from error
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -195,11 +196,13 @@ def _seconds(duration: str) -> float:
     """A number of seconds, or numbers with units: 90s, 5m, 1h30m."""
     parts = re.findall(r"([0-9.]+)(ms|s|m|h|d)", duration)
     try:
-        if "".join(number + unit for number, unit in parts) == duration and parts:
-            return sum(float(number) * UNITS[unit] for number, unit in parts)
-        return float(duration)
+        whole = "".join(number + unit for number, unit in parts) == duration and parts
+        seconds = sum(float(number) * UNITS[unit] for number, unit in parts) if whole else float(duration)
+        if 0 <= seconds < math.inf:
+            return seconds
     except ValueError:
-        raise UserError(f"--since {duration!r} is no duration", hint="such as 30, 90s, 5m or 2h") from None
+        pass
+    raise UserError(f"--since {duration!r} is no duration", hint="such as 30, 90s, 5m or 2h")
 
 
 def _chosen_run(account: Account, container: str | None, *, previous: bool) -> Run:
@@ -316,7 +319,7 @@ def inspect_command(state: str | None, target: str) -> None:
     Of a pod: spec, status, runs, failures and news. Of a file: its kind, size, WASI, imports and exports, which of
     its imports are missing here, and why it would not run.
     """
-    if target.endswith(".wasm"):
+    if target.endswith(".wasm") or target.startswith((".", "/")):
         print_json(inspection.inspect(Path(target), program=find_engine_program()))
         return
 

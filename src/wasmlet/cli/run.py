@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import click
 import msgspec
@@ -13,7 +14,7 @@ from wasmlet import config
 from wasmlet.base.errors import NotFoundError, WasmletError
 from wasmlet.cli import complain, connect
 from wasmlet.cli.bundles import Options, from_target
-from wasmlet.cli.connect import Agent
+from wasmlet.cli.connect import Agent, AgentAwayError
 from wasmlet.cli.exits import NOT_FOUND, exit_status
 from wasmlet.cli.follow import Follower, Output, StartFailedError, catch_interrupts
 from wasmlet.images import trust
@@ -32,7 +33,9 @@ from wasmlet.pods.bundle import Bundle
 @click.option("-w", "--workdir", default="", metavar="PATH", help="The guest's working directory.")
 @click.option("-m", "--memory", default="", metavar="QUANTITY", help="Memory limit, such as 64Mi.")
 @click.option("--image-policy", metavar="FILE", help="Which images may run [env: WASMLET_IMAGE_POLICY].")
-@click.option("--restart", type=click.Choice(["Never", "OnFailure", "Always"]), default="Never", show_default=True)
+@click.option(
+    "--restart", type=click.Choice(["Never", "OnFailure", "Always"]), help="When the program ends.  [default: Never]"
+)
 @click.pass_obj
 def run_command(
     state: str | None,
@@ -46,7 +49,7 @@ def run_command(
     workdir: str,
     memory: str,
     image_policy: str | None,
-    restart: str,
+    restart: str | None,
 ) -> int:
     """Run TARGET: a manifest (.yaml, .yml, .json or "-"), a .wasm file, or an image.
 
@@ -61,7 +64,7 @@ def run_command(
         volumes=volumes,
         working_dir=workdir,
         memory=memory,
-        restart=restart,
+        restart=restart or "",
         is_interactive=not detach,
     )
     try:
@@ -94,18 +97,44 @@ async def _attached(settings: config.Config, bundles: list[Bundle]) -> int:
         bundle.attached = True
         for container in bundle.pod.spec.containers:
             container.stdin_once = container.stdin  # the end of this process's stdin is the guest's
-        await agent.call("POST", "/pods", Account, bundle)
         name = bundle.pod.metadata.name if len(bundles) > 1 else ""
         takes_stdin = not any(each.takes_stdin for each in followers) and any(
             each.stdin for each in bundle.pod.spec.containers
         )
         followers.append(Follower(agent, bundle.uid, name=name, output=output, show=show, takes_stdin=takes_stdin))
-    catch_interrupts(followers)
-    results = await asyncio.gather(*(each.run() for each in followers), return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return next((each for each in results if isinstance(each, int) and each), 0)
+    async with _submitted(agent, bundles):
+        catch_interrupts(followers)
+        statuses = await asyncio.gather(*(_followed(each) for each in followers))
+    return next((each for each in statuses if each), 0)
+
+
+async def _followed(follower: Follower) -> int:
+    """The exit status of one pod; what keeps it from starting is said at once, since others may go on for long."""
+    try:
+        return await follower.run()
+    except WasmletError as error:
+        complain(WasmletError(f"pod {follower.name}: {error.message}", hint=error.hint) if follower.name else error)
+        return error.status if isinstance(error, StartFailedError) else exit_status(error)
+
+
+@contextlib.asynccontextmanager
+async def _submitted(agent: Agent, bundles: list[Bundle]) -> AsyncIterator[None]:
+    """Pods that the agent has; all of them are removed again when one is refused, or Ctrl-C comes before the end."""
+    there: list[Bundle] = []
+    try:
+        for bundle in bundles:
+            there.append(bundle)
+            await agent.call("POST", "/pods", Account, bundle)
+        yield
+    except BaseException:
+        for bundle in there:
+            await _remove(agent, bundle)
+        raise
+
+
+async def _remove(agent: Agent, bundle: Bundle) -> None:
+    with contextlib.suppress(NotFoundError, AgentAwayError):
+        await agent.call("DELETE", f"/pods/{bundle.uid}", dict[str, str], gracePeriodSeconds=0)
 
 
 def _containers(bundle: Bundle) -> list[str]:
@@ -113,17 +142,22 @@ def _containers(bundle: Bundle) -> list[str]:
 
 
 async def _detached(settings: config.Config, bundles: list[Bundle]) -> int:
+    """All of them, or none: one that cannot start takes the others with it."""
     agent = await connect.reach(settings)
+    async with _submitted(agent, bundles):
+        for bundle in bundles:
+            await _until_started(agent, bundle)
     for bundle in bundles:
-        await agent.call("POST", "/pods", Account, bundle)
-    for bundle in bundles:
-        await _until_started(agent, bundle)
         click.echo(bundle.pod.metadata.name)
     return 0
 
 
 async def _until_started(agent: Agent, bundle: Bundle) -> None:
-    """Return when something of the pod runs; a pod that cannot start is removed again, and said so."""
+    """Return when something of the pod runs.
+
+    Raises:
+        StartFailedError: It cannot start.
+    """
     show = _shower()
     async for line in agent.lines(f"/pods/{bundle.uid}/watch"):
         frame = msgspec.json.decode(line, type=Frame)
@@ -131,11 +165,7 @@ async def _until_started(agent: Agent, bundle: Bundle) -> None:
         account = frame.account
         if account is None:
             continue
-        try:
-            Follower.raise_failed_start(account)
-        except StartFailedError:
-            await agent.call("DELETE", f"/pods/{bundle.uid}", dict[str, str])
-            raise
+        Follower.raise_failed_start(account)
         if account.stage in ("ended", "gone") or any(run.started for run in account.runs):
             return
 

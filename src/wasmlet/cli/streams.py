@@ -60,7 +60,13 @@ def is_terminal() -> bool:
 
 def _write(descriptor: int, content: bytes) -> None:
     while content:
-        content = content[os.write(descriptor, content) :]
+        try:
+            content = content[os.write(descriptor, content) :]
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            stream = "standard error" if descriptor == 2 else "standard output"
+            raise WasmletError(f"cannot write to {stream}: {error.strerror}") from error
 
 
 def _send_stdin(stream: ExecStream) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -316,7 +317,11 @@ def _translated(host: str, settings: Settings) -> Iterator[None]:
     except TimeoutError as error:
         raise RetryableError(f"{host} made no progress for {settings.idle_timeout_seconds:g} s") from error
     except aiohttp.ClientConnectorError as error:
-        raise RetryableError(f"cannot connect to {host}: {error.strerror or 'no connection'}") from error
+        # The system's word: asyncio's own text is `Connect call failed ('127.0.0.1', 1)`.
+        why = os.strerror(error.errno).lower() if error.errno else error.strerror or "no connection"
+        raise RetryableError(
+            f"cannot connect to {host}: {why}", hint="check the registry's name and port, and that it runs"
+        ) from error
     except aiohttp.ClientError as error:
         # A cut line, a broken answer: the next attempt often works.
         raise PassingError(f"the connection to {host} broke ({type(error).__name__})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from wasmlet.base import quantity
 from wasmlet.images.image import Image
@@ -15,6 +16,8 @@ from wasmlet.sandbox import protocol
 from wasmlet.volumes.root import ContainerMount, TerminationFile
 
 __all__ = ["Compiled", "Prepared", "spec"]
+
+MAX_AMOUNT: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -81,12 +84,15 @@ def spec(
         tty=container.tty,
         log=protocol.Log(path=str(places.log_file(container.name, number)), lossless=bundle.attached),
         exit_file=str(places.exit_file(container.name, number)),
-        memory_limit_bytes=quantity.ceil(limits["memory"]) if "memory" in limits else None,
-        memory_request_bytes=quantity.ceil(requests["memory"]) if "memory" in requests else 0,
-        cpu_quota_millicores=_millicores(limits["cpu"]) if "cpu" in limits else None,
+        memory_limit_bytes=_amount(limits.get("memory", 0), "1") or None,
+        memory_request_bytes=_amount(requests.get("memory", 0), "1"),
+        cpu_quota_millicores=_amount(limits.get("cpu", 0), "1m") or None,
     )
 
 
-def _millicores(cpu: quantity.Quantity) -> int | None:
-    """A CPU limit for the engine; a limit of 0 is none, as with Linux containers."""
-    return quantity.ceil_divided(cpu, "1m") or None
+def _amount(given: quantity.Quantity, unit: quantity.Quantity) -> int:
+    """A request or limit for the engine; a limit of 0 is none, as with Linux containers (kubelet, cm/helpers_linux.go).
+
+    One that no 64 bits hold is the largest that they do, as in Kubernetes (resource.Quantity.Value).
+    """
+    return min(quantity.ceil_divided(given, unit), MAX_AMOUNT)

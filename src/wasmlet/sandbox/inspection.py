@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from wasmlet.base.errors import RetryableError, UserError
+from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.refusals import error_from
 
@@ -19,12 +19,15 @@ def inspect(module: Path, *, program: Path) -> protocol.Inspected:
     """Kind, imports, exports, WASI and size of `module`; `program` is the engine's.
 
     Raises:
-        UserError: The file cannot be read.
+        NotFoundError: There is no such file.
+        UserError: It cannot be read.
         GuestError: It is no WebAssembly, or broken.
         RetryableError: The engine's process ended without an answer.
     """
     try:
         source = module.open("rb")
+    except FileNotFoundError:
+        raise NotFoundError(f"no such file: {module}") from None
     except OSError as error:
         raise UserError(f"cannot read {module}: {error.strerror or error}") from error
     with source:

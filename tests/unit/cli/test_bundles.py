@@ -54,6 +54,8 @@ def test_modules_and_images(target: str, image: str, container: str, tmp_path: P
         ("/none", {}, NotFoundError, "no such file: /none"),
         ("none.wasm", {}, NotFoundError, "no such file: none.wasm"),
         ("none.yaml", {}, NotFoundError, "no such file: none.yaml"),
+        ("folder", {}, UserError, "folder is a directory"),
+        ("", {}, UserError, "is empty"),
         ("app.wasm", {"env": ("A",)}, UserError, "'A' is no NAME=VALUE"),
         ("app.wasm", {"env": ("=A",)}, UserError, "is no NAME=VALUE"),
         ("app.wasm", {"volumes": ("a",)}, UserError, "HOST:GUEST"),

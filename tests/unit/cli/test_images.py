@@ -33,6 +33,14 @@ def test_images_go_through_a_file_from_one_store_to_another(command: Command, tm
     assert b"images.tar: it cannot be read as an archive" in refused.stderr
 
 
+def test_what_is_no_archive_and_no_image(command: Command, tmp_path: Path) -> None:
+    missing = command.run("load", "-i", str(tmp_path / "none.tar"))
+    assert (missing.returncode, missing.stderr) == (1, f"wasmlet: no such file: {tmp_path}/none.tar\n".encode())
+    file = command.run("pull", f"file:{guest('hello')}")
+    assert file.returncode == 2
+    assert b"a local file is not an image in a registry" in file.stderr
+
+
 def test_prune_keeps_what_pods_use(command: Command) -> None:
     store = Store(command.state / "images")
     add_image(store, USED, guest("sleep").read_bytes())

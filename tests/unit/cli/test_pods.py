@@ -173,13 +173,21 @@ def test_ages(seconds: int, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert age(None) == "-"
 
 
+@pytest.mark.parametrize("since", ["-5", "nan", "inf", "1x", "5m3", ""])
+def test_a_duration_that_is_none(command: Command, since: str) -> None:
+    result = command.run("logs", "--since", since, "pod")
+    assert (result.returncode, b"is no duration" in result.stderr) == (2, True), result
+
+
 def test_a_file_is_inspected(command: Command, tmp_path: Path) -> None:
     found = json.loads(command.succeed("inspect", str(http_guest())))
     assert (found["kind"], found["wasi"], found["missing"], found["problem"]) == ("http", "p2", [], "")
     assert any(each.startswith("wasi:http/incoming-handler@0.2") for each in found["exports"])
     assert found["bytes"] == http_guest().stat().st_size
-    (tmp_path / "text.wasm").write_text("text")
-    for name, text in (("text.wasm", b"it is text"), ("none.wasm", b"cannot read")):
+    (tmp_path / "text").write_text("text")
+    (tmp_path / "folder.wasm").mkdir()
+    for name, status, text in (
+        ("text", 126, b"it is text"), ("none.wasm", 1, b"no such file"), ("folder.wasm", 2, b"Is a directory"),
+    ):  # fmt: skip
         result = command.run("inspect", str(tmp_path / name))
-        assert result.returncode != 0
-        assert text in result.stderr
+        assert (result.returncode, text in result.stderr) == (status, True), result

@@ -4,6 +4,9 @@ import os
 import random
 import re
 import signal
+import socket
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 
@@ -237,6 +240,32 @@ def test_an_agent_that_cannot_come_back_ends_the_run_with_a_message(command: Com
         assert b"unknown" in started.stderr.read()
 
 
+def test_an_agent_takes_no_modules_of_the_folder_that_it_is_started_in(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "somebody's"
+    folder.mkdir()
+    (folder / "json.py").write_text("raise SystemExit('taken from the folder')")
+    safe = [sys.executable, "-P", *command.arguments("run", str(guest("hello")))[1:]]
+    result = subprocess.run(safe, cwd=folder, env=command.environment, capture_output=True, timeout=40, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, b"hello\n", b"")
+
+
+def test_the_least_and_the_largest_memory_limits_are_none(command: Command) -> None:
+    for limit in ("0", "99999999Ti"):
+        assert command.run("run", "--memory", limit, str(guest("hello"))).stdout == b"hello\n"
+
+
+def test_a_restart_policy_is_the_manifests_to_say(command: Command, tmp_path: Path) -> None:
+    result = command.run("run", "--restart", "Always", manifest(tmp_path, "c hello"))
+    assert result.returncode == 2
+    assert b"which says arguments, name, environment, volumes, limits and restarts itself" in result.stderr
+
+
+def test_the_state_directory_is_named_before_the_command(command: Command) -> None:
+    result = command.run("run", "--state", "x", str(guest("hello")))
+    assert result.returncode == 2
+    assert b"--state comes before the command" in result.stderr
+
+
 def test_concurrent_first_runs_share_one_agent(command: Command) -> None:
     with (
         command.started("run", str(guest("hello"))) as one,
@@ -247,6 +276,53 @@ def test_concurrent_first_runs_share_one_agent(command: Command) -> None:
             assert each.wait() == 0, each.stderr.read()
             assert each.stdout.read() == b"hello\n"
     assert len([each for each in processes_of(command.state) if each == command.agent_pid()]) == 1
+
+
+# --- several pods -----------------------------------------------------------------------------------------------------
+
+
+def several(directory: Path, *programs: str) -> str:
+    """A manifest of pods named a, b … with one container each."""
+    pairs = zip("abc", programs, strict=False)
+    texts = [Path(manifest(directory, f"c {each}", name=name)).read_text() for name, each in pairs]
+    (directory / "several.yaml").write_text("---\n".join(texts))
+    return str(directory / "several.yaml")
+
+
+def test_what_keeps_a_pod_from_starting_is_said_while_others_run(command: Command, tmp_path: Path) -> None:
+    path = several(tmp_path, "sleep", "hello")
+    text = Path(path).read_text().replace(str(guest("hello")), str(tmp_path / "empty.wasm"))
+    Path(path).write_text(text)
+    (tmp_path / "empty.wasm").write_bytes(b"")
+    with command.started("run", path) as run:
+        assert run.stderr.readline().startswith(b"wasmlet: pod b: cannot start container c (")
+        assert run.stdout.readline() == b"[a/c] ready\n"
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == 143
+
+
+def test_detached_pods_stay_together_or_not_at_all(command: Command, tmp_path: Path) -> None:
+    path = several(tmp_path, "sleep", "sleep")
+    command.succeed("run", "--detach", "--name", "b", str(guest("sleep")))
+    result = command.run("run", "--detach", path)
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert b"pod default/b is here already" in result.stderr
+    eventually_now(lambda: [each["metadata"]["name"] for each in command.pods()] == ["b"], "a is gone")
+    command.succeed("rm", "b")
+    assert command.succeed("run", "--detach", path).split() == ["a", "b"]
+
+
+def test_ctrl_c_before_a_detached_pod_runs_leaves_none(command: Command) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # a registry that never answers
+        image = f"127.0.0.1:{silent.getsockname()[1]}/app:1"
+        with command.started("run", "--detach", image) as run:
+            silent.accept()[0].close()
+            kept, _ = silent.accept()
+            assert len(command.pods()) == 1
+            run.process.send_signal(signal.SIGINT)
+            assert run.wait() == 130
+            kept.close()
+        eventually_now(lambda: command.pods() == [], "removed")
 
 
 # --- detached ---------------------------------------------------------------------------------------------------------

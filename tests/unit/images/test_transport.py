@@ -55,7 +55,7 @@ async def test_plain_http_is_not_decided_by_a_registry_that_is_down(transport: T
         address = f"127.0.0.1:{unused.getsockname()[1]}"
         assert await transport.origin(address) == f"http://{address}"
         assert transport._schemes == {}
-        with pytest.raises(RetryableError, match=f"cannot connect to {address}"):
+        with pytest.raises(RetryableError, match=f"cannot connect to {address}: connection refused"):
             await get(transport, f"http://{address}/")
 
 

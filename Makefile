@@ -7,7 +7,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-ENGINE_SOURCES := Cargo.toml Cargo.lock engine/Cargo.toml $(wildcard engine/src/*.rs)
+ENGINE_SOURCES := Cargo.toml Cargo.lock engine/Cargo.toml $(wildcard engine/src/*.rs engine/src/*/*.rs)
 PATHS := src tests bench demos
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 

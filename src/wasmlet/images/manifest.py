@@ -24,7 +24,6 @@ MAX_MANIFEST_BYTES: Final = 4 << 20  # distribution-spec, "Pushing Manifests": r
 MAX_SHOWN_TYPES: Final = 12  # media types named in one error
 
 TITLE: Final = "org.opencontainers.image.title"
-CREATED: Final = "org.opencontainers.image.created"
 
 
 class Platform(msgspec.Struct, frozen=True, gc=False):

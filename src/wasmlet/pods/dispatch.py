@@ -1,6 +1,6 @@
 """Which worker serves which pod: one for each UID, never for a name.
 
-A source (a terminal, a manifest, later the watch of the API server) submits bundles and asks for their end; a worker
+A source (a terminal, a manifest, the watch of the API server) submits bundles and asks for their end; a worker
 that has nothing left to do ends, and its pod's files are removed when the source asked for that.
 """
 

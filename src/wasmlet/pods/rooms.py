@@ -54,7 +54,7 @@ class Settings:
 
 
 class Listener(Protocol):
-    """Where a pod's news goes: watchers on the local socket, later the API server too."""
+    """Where a pod's news goes: watchers on the local socket and, of its own pods, the API server."""
 
     def changed(self, uid: str) -> None:
         """The pod's status may be another."""

@@ -32,10 +32,10 @@ from wasmlet.server.health import Health
 from wasmlet.server.health import routes as health_routes
 from wasmlet.server.hub import Hub
 from wasmlet.server.listening import Door, Limits
-from wasmlet.server.local import http_status
 from wasmlet.server.log_options import InvalidOptionsError
 from wasmlet.server.logs import Logs
 from wasmlet.server.pods import Pods
+from wasmlet.server.statuses import http_status
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler

@@ -25,12 +25,13 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 from aiohttp import web
 
 from wasmlet import __version__
-from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.errors import ConflictError, UserError, WasmletError
 from wasmlet.base.turns import Turns
 from wasmlet.pods import plan, status
 from wasmlet.pods.accounts import Account, AttachGrant, AttachRequest, ExecGrant, ExecRequest, Frame, Renewal, Run
@@ -40,21 +41,16 @@ from wasmlet.pods.facts import Attempt
 from wasmlet.pods.worker import Worker
 from wasmlet.sandbox.refusals import SOCKET_NAME as ENGINE_SOCKET_NAME
 from wasmlet.server.hub import Hub, Watch
+from wasmlet.server.statuses import http_status
 
 logger = logging.getLogger(__name__)
 
 SOCKET_NAME = "agent.sock"
 MAX_BODY_BYTES = 16 * 1024 * 1024
 LAG_STEP_SECONDS = 0.005
+LONGEST_LAG_SECONDS = 60.0
 
-
-_STATUS: tuple[tuple[type[WasmletError], int], ...] = (
-    (NotFoundError, 404),
-    (ConflictError, 409),
-    (UserError, 400),
-    (RetryableError, 503),
-    (WasmletError, 500),
-)
+T = TypeVar("T")
 
 
 def _refuse_others(bundle: Bundle) -> None:
@@ -69,11 +65,6 @@ def _refuse_others(bundle: Bundle) -> None:
             f"pod {meta.namespace}/{meta.name} belongs to the cluster",
             hint=f"kubectl delete pod -n {meta.namespace} {meta.name}; or wasmlet leave --force without an agent",
         )
-
-
-def http_status(error: WasmletError) -> int:
-    """The status that stands for an error; the one place that says so."""
-    return next(code for kind, code in _STATUS if isinstance(error, kind))
 
 
 class LocalServer:
@@ -147,10 +138,7 @@ class LocalServer:
         return web.Response(body=b"[" + b",".join(accounts) + b"]", content_type="application/json")
 
     async def _submit(self, request: web.Request) -> web.Response:
-        try:
-            bundle = msgspec.json.decode(await request.read(), type=Bundle)
-        except msgspec.DecodeError as error:
-            raise UserError(f"the body is no bundle: {error}") from error
+        bundle = await _body(request, Bundle, "bundle")
         if bundle.source != "local":
             raise UserError("a terminal's pods are of source local; others could not be ended from here")
         worker = self._dispatch.submit(bundle)
@@ -160,20 +148,14 @@ class LocalServer:
         return _json(self.account(self._dispatch.get(request.match_info["uid"])))
 
     async def _exec(self, request: web.Request) -> web.Response:
-        try:
-            wanted = msgspec.json.decode(await request.read(), type=ExecRequest)
-        except msgspec.DecodeError as error:
-            raise UserError(f"the body is no exec request: {error}") from error
+        wanted = await _body(request, ExecRequest, "exec request")
         attempt, spec = await self._dispatch.exec(
             request.match_info["uid"], wanted.container, wanted.command, stdin=wanted.stdin, tty=wanted.tty
         )
         return _json(ExecGrant(engine_socket=self._engine_socket(attempt), sandbox=attempt.id, spec=spec))
 
     async def _attach(self, request: web.Request) -> web.Response:
-        try:
-            wanted = msgspec.json.decode(await request.read(), type=AttachRequest)
-        except msgspec.DecodeError as error:
-            raise UserError(f"the body is no attach request: {error}") from error
+        wanted = await _body(request, AttachRequest, "attach request")
         attempt, tty = self._dispatch.attach(request.match_info["uid"], wanted.container, stdin=wanted.stdin)
         return _json(AttachGrant(engine_socket=self._engine_socket(attempt), sandbox=attempt.id, tty=tty))
 
@@ -211,11 +193,14 @@ class LocalServer:
         return response
 
     async def _lag(self, request: web.Request) -> web.Response:
+        asked = request.query.get("seconds", "1")
         try:
-            seconds = min(60.0, float(request.query.get("seconds", "1")))
+            seconds = float(asked)
         except ValueError:
-            raise UserError("seconds is no number") from None
-        late, end = list[float](), time.monotonic() + seconds
+            seconds = math.nan
+        if not seconds > 0:
+            raise UserError(f"seconds={asked!r} is no number of seconds above 0")
+        late, end = list[float](), time.monotonic() + min(seconds, LONGEST_LAG_SECONDS)
         while (now := time.monotonic()) < end:
             await asyncio.sleep(LAG_STEP_SECONDS)
             late.append((time.monotonic() - now - LAG_STEP_SECONDS) * 1000)
@@ -269,6 +254,13 @@ class LocalServer:
 
     def _engine_socket(self, attempt: Attempt) -> str:
         return str(self._engines / attempt.engine / ENGINE_SOCKET_NAME)
+
+
+async def _body(request: web.Request, kind: type[T], name: str) -> T:
+    try:
+        return msgspec.json.decode(await request.read(), type=kind)
+    except msgspec.DecodeError as error:
+        raise UserError(f"the body is no {name}: {error}") from error
 
 
 def error_document(error: WasmletError) -> dict[str, str | None]:

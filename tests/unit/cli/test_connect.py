@@ -19,7 +19,8 @@ from wasmlet.cli import connect
 from wasmlet.cli.connect import Agent, AgentAwayError
 from wasmlet.config import Config, File
 from wasmlet.server.hub import Hub
-from wasmlet.server.local import LocalServer, error_document, http_status
+from wasmlet.server.local import LocalServer, error_document
+from wasmlet.server.statuses import http_status
 
 
 @pytest.fixture

@@ -199,14 +199,17 @@ impl Guest {
         self.memory.bytes()
     }
 
-    /// A store that gives way to others at each tick and holds the guest to its limits.
+    /// A store that gives way to others when its turn is over and holds the guest to its limits.
     pub fn into_store(self, engine: &Engine) -> Store<Self> {
         let mut store = Store::new(engine, self);
         store.limiter_async(|guest| &mut guest.memory);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| {
-            meter::give_way();
-            Ok(UpdateDeadline::Yield(1))
+            Ok(if meter::gives_way() {
+                UpdateDeadline::Yield(1)
+            } else {
+                UpdateDeadline::Continue(1)
+            })
         });
         store
     }

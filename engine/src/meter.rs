@@ -20,22 +20,31 @@ use tokio::time::Sleep;
 /// A quota's period, that of Linux' CFS bandwidth control.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// After so many full ticks in a row a guest moves to the busy threads.
-const FULL_TICKS: u32 = 2;
+/// A guest gives way at the first tick after it has computed for so long. A request of less is seldom cut in two, and so
+/// does not wait for all others twice.
+const TURN_NANOSECONDS: u64 = 5_000_000;
+
+/// A guest that has computed for two ticks without waiting moves to the busy threads. Its own CPU time counts: on a full
+/// machine ticks pass while others compute.
+const BUSY_NANOSECONDS: u64 = 20_000_000;
 
 /// And at once after a turn of four ticks, which the clock did not end.
 const LONG_NANOSECONDS: u64 = 40_000_000;
 
 thread_local! {
+    /// The thread's CPU time when the guest's poll began.
+    static BEGAN: Cell<u64> = const { Cell::new(0) };
     /// The guest that was just polled on this thread gave way to the clock, and would have gone on.
     static GAVE_WAY: Cell<bool> = const { Cell::new(false) };
     /// From now on single instructions of it may take long.
     static GOES_ASIDE: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Notes that the guest on this thread gives way because its tick is over.
-pub fn give_way() {
-    GAVE_WAY.set(true);
+/// Whether the guest on this thread has computed for long enough, asked at a tick; it is noted that it gives way then.
+pub fn gives_way() -> bool {
+    let is_over = thread_nanoseconds() - BEGAN.get() >= TURN_NANOSECONDS;
+    GAVE_WAY.set(is_over);
+    is_over
 }
 
 /// Whether the guest that is just polled on this thread has done so in this poll.
@@ -167,7 +176,7 @@ impl Threads {
             account: Arc::clone(account),
             future: guest,
             pause: None,
-            full_ticks: 0,
+            computed: 0,
             aside: false,
         };
         async move {
@@ -303,15 +312,15 @@ struct Metered<T> {
     future: Boxed<T>,
     /// Its container is over its quota.
     pause: Option<Pin<Box<Sleep>>>,
-    /// How often in a row it was interrupted.
-    full_ticks: u32,
+    /// Nanoseconds of CPU time since it last waited.
+    computed: u64,
     /// See [`go_aside`].
     aside: bool,
 }
 
 impl<T> Metered<T> {
     fn place(&self) -> Place {
-        if self.aside || self.full_ticks >= FULL_TICKS {
+        if self.aside || self.computed >= BUSY_NANOSECONDS {
             Place::Busy
         } else {
             Place::Fast
@@ -334,6 +343,7 @@ impl<T> Metered<T> {
         GAVE_WAY.set(false);
         GOES_ASIDE.set(false);
         let before = thread_nanoseconds();
+        BEGAN.set(before);
         let polled = {
             let _inside = self.epoch.enter();
             self.future.as_mut().poll(context)
@@ -341,11 +351,11 @@ impl<T> Metered<T> {
         let spent = thread_nanoseconds() - before;
         self.account.charge(spent);
         self.aside |= GOES_ASIDE.take();
-        self.full_ticks = match (GAVE_WAY.take(), spent > LONG_NANOSECONDS) {
-            // It computes what nothing can interrupt.
-            (_, true) => FULL_TICKS,
-            (true, false) => self.full_ticks.saturating_add(1),
-            (false, false) => 0,
+        // A long turn is one that nothing could interrupt, and more of them may come.
+        self.computed = if GAVE_WAY.take() || spent > LONG_NANOSECONDS {
+            self.computed.saturating_add(spent)
+        } else {
+            0
         };
         polled
     }
@@ -364,6 +374,15 @@ fn thread_nanoseconds() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_turn_is_over_when_the_guest_itself_has_computed_for_long() {
+        BEGAN.set(thread_nanoseconds());
+        std::thread::sleep(Duration::from_nanos(4 * TURN_NANOSECONDS));
+        assert!(!gives_way() && !has_given_way(), "others had the core");
+        while thread_nanoseconds() - BEGAN.get() < TURN_NANOSECONDS {}
+        assert!(gives_way() && has_given_way());
+    }
 
     #[test]
     fn a_debt_is_paid_by_the_next_periods() {

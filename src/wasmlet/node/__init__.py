@@ -3,8 +3,8 @@
 Three stories, told by `Node` (composition.py):
 
 - *Identity*: `discovery` finds the cluster's authority by a token, `bootstrap` turns the token into a client
-  certificate and a kubeconfig, `certificates` keeps it and the serving certificate fresh (`keys` makes, `signing`
-  asks, `store` keeps).
+  certificate and a kubeconfig (both by `waiting`), `certificates` keeps it and the serving certificate fresh (`keys`
+  makes, `signing` asks, `store` keeps).
 - *Presence*: `machine` and `addresses` read what the machine has, `status` and `conditions` (both pure) turn that into
   a NodeStatus, `registration` makes the Node object, `report` keeps it true, `lease` says "alive".
 - *End*: `shutdown` decides which pods stop when, with how much grace, before the machine goes.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import logging
@@ -14,7 +13,7 @@ from typing import Any, Final
 import yaml
 
 from wasmlet.base.clock import Clock, system_clock, to_text
-from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.errors import ConflictError, NotFoundError, UserError, WasmletError
 from wasmlet.base.files import write_atomically
 from wasmlet.kube import kubeconfig
 from wasmlet.kube.client import Client
@@ -25,6 +24,7 @@ from wasmlet.node.certificates import CLIENT_PREFIX
 from wasmlet.node.objects import NODES
 from wasmlet.node.settings import check_name
 from wasmlet.node.store import Store
+from wasmlet.node.waiting import until_answered
 
 __all__ = ["Joining", "bootstrap", "check_identity", "client_store", "is_ours", "join", "node_of", "usable"]
 
@@ -211,29 +211,18 @@ async def bootstrap(
 
 
 async def _wait_for(client: Client, access: Access) -> None:
-    """Until the API server says it is healthy, five minutes at most; what it waits for is told at once."""
-    last: WasmletError = RetryableError(f"the API server {access.server} did not answer within {SERVER_SECONDS:g} s")
-    told = ""
-    try:
-        async with asyncio.timeout(SERVER_SECONDS):
-            while True:
-                try:
-                    await client.raw("GET", "/healthz", what="reach the API server")
-                except ForbiddenError:
-                    return  # it is there; what follows says what is missing
-                except UnauthorizedError as error:
-                    last = _unknown(access, error)
-                except RetryableError as error:
-                    last = error
-                else:
-                    return
-                if str(last) != told:  # five minutes are long for somebody who has mistyped a token
-                    level = logging.WARNING if isinstance(last, UnauthorizedError) else client.level(logging.WARNING)
-                    logger.log(level, "waiting for the cluster: %s", last)
-                told = str(last)
-                await asyncio.sleep(SERVER_RETRY_SECONDS)
-    except TimeoutError:
-        raise last from None
+    """Until the API server says it is healthy, five minutes at most."""
+
+    async def ask() -> None:
+        try:
+            await client.raw("GET", "/healthz", what="reach the API server")
+        except ForbiddenError:
+            pass  # it is there; what follows says what is missing
+        except UnauthorizedError as error:
+            raise _unknown(access, error) from None
+
+    server = f"the API server {access.server}"
+    await until_answered(ask, client, server=server, seconds=SERVER_SECONDS, retry_seconds=SERVER_RETRY_SECONDS)
 
 
 def _unknown(access: Access, error: UnauthorizedError) -> UnauthorizedError:

@@ -7,7 +7,6 @@ a second time, from a server that shows a certificate of that authority.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
 import hashlib
@@ -22,11 +21,12 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.errors import NotFoundError, RetryableError, UserError
 from wasmlet.kube.client import Client
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.kube.resources import CONFIG_MAPS
 from wasmlet.kube.types import ConfigMap
+from wasmlet.node.waiting import until_answered
 
 __all__ = ["Token", "check_hashes", "discover", "parse_token", "server_url", "verify_signature"]
 
@@ -110,26 +110,20 @@ async def discover(*, server: str, token: Token, ca_hashes: Sequence[str]) -> Ac
 
 async def _verified_authority(access: Access, token: Token, ca_hashes: Sequence[str]) -> bytes:
     client = Client(access)
-    last: WasmletError = RetryableError(f"{access.server} did not answer within {DISCOVERY_SECONDS:g} s")
-    told = ""
+
+    async def ask() -> bytes:
+        try:
+            return _authority(await client.get(CONFIG_MAPS, NAME, namespace=NAMESPACE), token, ca_hashes)
+        except NotFoundError:
+            raise UserError(
+                f"{access.server} has no public {NAME}, by which a token could be trusted",
+                hint="use wasmlet node --bootstrap-kubeconfig instead",
+            ) from None
+
     try:
-        async with asyncio.timeout(DISCOVERY_SECONDS):
-            while True:
-                try:
-                    return _authority(await client.get(CONFIG_MAPS, NAME, namespace=NAMESPACE), token, ca_hashes)
-                except NotFoundError:
-                    raise UserError(
-                        f"{access.server} has no public {NAME}, by which a token could be trusted",
-                        hint="use wasmlet node --bootstrap-kubeconfig instead",
-                    ) from None
-                except RetryableError as error:
-                    last = error
-                    if str(error) != told:  # five minutes are long for somebody who has mistyped an address
-                        logger.log(client.level(logging.WARNING), "waiting for the cluster: %s", error)
-                    told = str(error)
-                await asyncio.sleep(RETRY_SECONDS)
-    except TimeoutError:
-        raise last from None
+        return await until_answered(
+            ask, client, server=access.server, seconds=DISCOVERY_SECONDS, retry_seconds=RETRY_SECONDS
+        )
     finally:
         await client.close()
 

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import Any
 
@@ -19,7 +20,7 @@ import click
 
 from wasmlet import __version__
 from wasmlet.base.errors import WasmletError
-from wasmlet.cli.exits import FAILED, exit_status
+from wasmlet.cli.exits import FAILED, INTERRUPTED, exit_status
 from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout, open_standard_streams
 
 COMMANDS = {
@@ -58,6 +59,8 @@ class _Lazy(click.Group):
             return None
         module = importlib.import_module(f"wasmlet.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(module, f"{cmd_name}_command")
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from here on there is something to put in order
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -125,7 +128,7 @@ def main() -> int:
         _clearer(error).show()
         return error.exit_code
     except click.Abort:
-        return 130
+        return INTERRUPTED
     except OSError as error:
         complain(WasmletError(_explained(error)))
         return FAILED

@@ -12,14 +12,12 @@ from pathlib import Path
 import click
 
 from wasmlet import config
-from wasmlet.cli.exits import process_status
+from wasmlet.cli.exits import INTERRUPTED, process_status
 from wasmlet.cli.pods import pod_named
 from wasmlet.cli.streams import ENDED, converse, default_container, is_terminal
 from wasmlet.pods.accounts import AttachGrant, AttachRequest
 from wasmlet.sandbox.exec_stream import DismissedError, ExecStream
 from wasmlet.sandbox.protocol import AttachSpec
-
-INTERRUPTED = 130
 
 
 @click.command("attach")

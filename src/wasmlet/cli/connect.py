@@ -32,6 +32,7 @@ KUBECONFIG_NAME = "kubeconfig"
 """The identity that `wasmlet join` keeps in the state directory."""
 
 LOG_NAME = "agent.log"
+DISK_HINT = "see to the disk and its space"
 START_DEADLINE_SECONDS = 30.0
 START_POLL_SECONDS = 0.05
 READ_BYTES = 64 * 1024
@@ -170,7 +171,7 @@ def start(config: Config) -> None:
         # -P: a folder that somebody works in must not give the agent its modules (a json.py would be imported).
         arguments = [sys.executable, "-P", "-m", "wasmlet", "--state", str(config.state)]
         arguments += ["node", "--idle", "--ready", "3"]
-        os.posix_spawn(
+        process = os.posix_spawn(
             sys.executable,
             arguments,
             os.environ,
@@ -184,20 +185,24 @@ def start(config: Config) -> None:
         )
         os.close(writable)
         writable = -1
-        if select.select([readable], [], [], START_DEADLINE_SECONDS)[0] and os.read(readable, 1):
+        has_news = bool(select.select([readable], [], [], START_DEADLINE_SECONDS)[0])
+        if has_news and os.read(readable, 1):
             return
     finally:
         for descriptor in (log, null, readable, writable):
             if descriptor >= 0:
                 os.close(descriptor)
-    _explain_failed_start(config.state, size)
+    has_failed = has_news and os.waitpid(process, 0)[1] != 0
+    _explain_failed_start(config.state, size, has_failed=has_failed)
 
 
-def _explain_failed_start(state: Path, size_before: int) -> None:
-    """No byte came: either another command was faster (fine), or the log says what is wrong."""
+def _explain_failed_start(state: Path, size_before: int, *, has_failed: bool) -> None:
+    """No byte came: either another command was faster (fine), or the log says what is wrong, if it could be written."""
     with (state / LOG_NAME).open("rb") as log:
         log.seek(size_before)
         text = log.read(4096).decode(errors="replace").strip()
+    if has_failed and not text:
+        raise RetryableError(f"the agent could not start, nor write why to {state / LOG_NAME}", hint=DISK_HINT)
     if "another agent" in text or not text:
         return
     lines = text.splitlines()

@@ -14,6 +14,7 @@ USAGE = 2
 NOT_STARTED = 125
 NOT_RUNNABLE = 126
 NOT_FOUND = 127
+INTERRUPTED = 130
 
 
 def exit_status(error: WasmletError) -> int:

@@ -20,7 +20,7 @@ import msgspec
 from wasmlet.base.errors import NotFoundError, WasmletError
 from wasmlet.base.tasks import Tasks
 from wasmlet.cli.connect import Agent, AgentAwayError, reach
-from wasmlet.cli.exits import process_status, start_status
+from wasmlet.cli.exits import INTERRUPTED, process_status, start_status
 from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout
 from wasmlet.cli.stdin import send_stdin
 from wasmlet.pods.accounts import Account, Frame, Run
@@ -202,6 +202,8 @@ class Follower:
             self._tell_addresses(account)
             self._connect_stdin(account)
             if account.stage == "gone":
+                if self._interrupts and not any(run.started for run in account.runs):
+                    return INTERRUPTED
                 _tell_lost_engines(account)
                 return process_status(account.exit_code or 0)
 

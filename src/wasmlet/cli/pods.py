@@ -140,21 +140,23 @@ def age(start_time: str | None) -> str:
 
 @click.command("logs")
 @click.argument("pod")
-@click.argument("container", required=False)
+@click.argument("named", metavar="[CONTAINER]", required=False)
+@click.option("-c", "--container", default=None, metavar="NAME", help="The same as CONTAINER.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the container has ended.")
 @click.option("-p", "--previous", is_flag=True, help="The run before the present one.")
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each line with its time.")
-@click.option("--tail", type=click.IntRange(0), default=None, metavar="LINES", help="Only the last stored lines.")
+@click.option("--tail", type=click.IntRange(-1), default=-1, metavar="LINES", help="Only the last stored lines.")
 @click.option("--since", default=None, metavar="DURATION", help="Only lines younger than this: 30, 90s, 5m, 2h.")
 @click.pass_obj
 def logs_command(
     state: str | None,
     pod: str,
+    named: str | None,
     container: str | None,
     follow: bool,
     previous: bool,
     timestamps: bool,
-    tail: int | None,
+    tail: int,
     since: str | None,
 ) -> None:
     """Print what a container of POD wrote: stdout to stdout, stderr to stderr."""
@@ -163,11 +165,13 @@ def logs_command(
     def wanted(lines: list[Line]) -> list[Line]:
         if youngest is not None:
             lines = [line for line in lines if line.moment >= youngest]
-        if tail is not None:
+        if tail >= 0:
             lines = lines[-tail:] if tail else []
         return lines
 
-    asyncio.run(_logs(config.load(state=state), pod, container, wanted, follow, previous, timestamps))
+    if named and container:
+        raise UserError("the container is named twice", hint="once is enough: logs POD -c NAME")
+    asyncio.run(_logs(config.load(state=state), pod, container or named, wanted, follow, previous, timestamps))
 
 
 async def _logs(

@@ -1,6 +1,7 @@
 """Finding the agent of a state directory, or starting one."""
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from aiohttp import web
 
 from tests.support.agent import Agent as InProcess
 from tests.support.command import Command
+from tests.support.disks import small_disk
 from tests.support.guests import guest
 from tests.support.waiting import eventually
 from wasmlet.agent import held_state
@@ -128,6 +130,18 @@ def test_a_state_directory_that_cannot_be_made(command: Command, tmp_path: Path)
     assert result.returncode == 2
     assert b"cannot use the state directory" in result.stderr
     assert b"--state" in result.stderr
+
+
+def test_an_agent_that_cannot_even_say_why_it_does_not_start(command: Command, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="64k") as disk:
+        command.state = disk / "state"
+        with contextlib.suppress(OSError), (disk / "full").open("wb", buffering=0) as full:
+            while full.write(bytes(4096)):
+                pass
+        result = command.run("run", str(guest("hello")))
+        assert result.returncode == 1
+        assert b"the agent could not start, nor write why to" in result.stderr
+        assert b"see to the disk and its space" in result.stderr
 
 
 def test_a_deep_state_directory_is_no_matter(command: Command) -> None:

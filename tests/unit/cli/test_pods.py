@@ -48,7 +48,9 @@ def test_a_pods_life_from_outside(command: Command) -> None:
     assert inspected["pod"]["status"]["phase"] == "Running"
     assert inspected["runs"][0]["attempt"] == 0
     assert [news["reason"] for news in inspected["news"]] == ["Pulled", "Created", "Started"]
-    assert command.succeed("logs", "mine") == "ready\n"
+    for chosen in ([], ["sleep"], ["-c", "sleep"], ["--tail", "-1"]):
+        assert command.succeed("logs", "mine", *chosen) == "ready\n"
+    assert command.run("logs", "mine", "sleep", "-c", "sleep").returncode == 2
     assert command.succeed("stop", "mine") == "mine\n"
     assert command.pods()[0]["status"]["phase"] == "Failed"
     assert command.succeed("logs", inspected["pod"]["metadata"]["uid"][:8]) == "ready\n"

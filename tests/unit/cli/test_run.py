@@ -312,10 +312,18 @@ def test_detached_pods_stay_together_or_not_at_all(command: Command, tmp_path: P
     assert command.succeed("run", "--detach", path).split() == ["a", "b"]
 
 
-def test_ctrl_c_before_a_detached_pod_runs_leaves_none(command: Command) -> None:
+def test_ctrl_c_ends_a_command_that_is_not_there_yet(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "tomllib.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command.environment["PYTHONPATH"] = f"{tmp_path}:{command.environment['PYTHONPATH']}"
+    result = command.run("run", str(guest("hello")))
+    assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, b"", b"")
+
+
+@pytest.mark.parametrize("options", [[], ["--detach"]])
+def test_ctrl_c_before_a_pod_runs_leaves_none(command: Command, options: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # a registry that never answers
         image = f"127.0.0.1:{silent.getsockname()[1]}/app:1"
-        with command.started("run", "--detach", image) as run:
+        with command.started("run", *options, image) as run:
             silent.accept()[0].close()
             kept, _ = silent.accept()
             assert len(command.pods()) == 1

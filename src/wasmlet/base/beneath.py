@@ -36,7 +36,6 @@ __all__ = [
     "read_file",
     "relative_path",
     "remove_tree",
-    "safe_subpath",
     "stat",
     "write_file",
 ]
@@ -116,15 +115,6 @@ def relative_path(relative: str) -> str:
     if any(len(os.fsencode(part)) > MAXIMUM_NAME_BYTES for part in parts):
         raise UserError(f"path {relative[:64]!r} holds a name longer than {MAXIMUM_NAME_BYTES} bytes")
     return "/".join(parts)
-
-
-def safe_subpath(root: Path, relative: str) -> Path:
-    """`root` joined with a checked `relative`: for naming only. It says nothing about links that may lie on the way.
-
-    Raises:
-        UserError: See `relative_path`.
-    """
-    return root / relative_path(relative)
 
 
 # --- opening ----------------------------------------------------------------------------------------------------------

@@ -56,17 +56,15 @@ def swapping(path: Path, link_target: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("path", ["/etc", "..", "a/../b", "a/..", "../../x", "a\0b", "x" * 256, "a/" * 3000])
-def test_a_path_that_is_absolute_goes_up_or_is_too_long_is_refused(path: str, tmp_path: Path) -> None:
+def test_a_path_that_is_absolute_goes_up_or_is_too_long_is_refused(path: str) -> None:
     with pytest.raises(UserError):
         beneath.relative_path(path)
-    with pytest.raises(UserError):
-        beneath.safe_subpath(tmp_path, path)
 
 
 @given(st.text())
 def test_a_checked_path_never_leaves_its_root(path: str) -> None:
     try:
-        joined = beneath.safe_subpath(Path("/root"), path)
+        joined = Path("/root") / beneath.relative_path(path)
     except (UserError, UnicodeEncodeError):
         return
     assert os.path.normpath(joined) == str(joined)

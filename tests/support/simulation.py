@@ -14,8 +14,9 @@ import msgspec
 from wasmlet.kube.types import Container, Pod, PodStatus
 from wasmlet.pods import plan, restarts, status, stops, view
 from wasmlet.pods.facts import Attempt, Deletion, Facts, Failure, Stopping, Unhealthy, Verdict
-from wasmlet.pods.plan import Stage, View
+from wasmlet.pods.plan import Stage
 from wasmlet.pods.restarts import BackOff
+from wasmlet.pods.view import View, all_containers
 
 TICK = 0.001
 """What every step takes, so that two facts never have the same moment."""
@@ -80,7 +81,7 @@ class Simulation:
         found = [] if self.facts.volume_failure is None else [self.facts.volume_failure.retry_at]
         if self.pod.spec.active_deadline_seconds is not None:
             found.append(self.facts.seen_at + self.pod.spec.active_deadline_seconds)
-        for container in plan.all_containers(self.pod):
+        for container in all_containers(self.pod):
             own = self.facts.container(container.name)
             if own.failure is not None:
                 found.append(own.failure.retry_at)
@@ -266,4 +267,4 @@ class Simulation:
 
 def named(pod: Pod, name: str) -> Container:
     """The container of that name."""
-    return next(each for each in plan.all_containers(pod) if each.name == name)
+    return next(each for each in all_containers(pod) if each.name == name)

@@ -31,10 +31,9 @@ from wasmlet.pods.steps import (
     Wait,
 )
 from wasmlet.pods.stops import signal_moments, signal_stopping, stop_all, stop_changed, stop_sidecars, stop_unhealthy
-from wasmlet.pods.view import DEFAULT_GRACE_SECONDS, View, all_containers, has_started, is_post_starting
+from wasmlet.pods.view import View, all_containers, has_started, is_post_starting
 
 __all__ = [
-    "DEFAULT_GRACE_SECONDS",
     "Admit",
     "BackOffFailure",
     "End",
@@ -47,11 +46,8 @@ __all__ = [
     "Step",
     "Stop",
     "TearDown",
-    "View",
     "Wait",
-    "all_containers",
     "has_completed",
-    "has_started",
     "next_step",
     "retry_delay",
     "stage",

@@ -8,7 +8,7 @@ from typing import Literal
 
 from wasmlet.kube.types import Pod
 from wasmlet.pods.directories import Places
-from wasmlet.pods.plan import all_containers
+from wasmlet.pods.view import all_containers
 from wasmlet.sandbox.engines import Access, PoolKey
 
 __all__ = ["access", "choose", "key"]

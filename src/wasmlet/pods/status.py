@@ -20,10 +20,10 @@ from wasmlet.kube.types import (
 )
 from wasmlet.pods.demands import is_recursively_read_only
 from wasmlet.pods.facts import Attempt
-from wasmlet.pods.plan import View, has_completed
+from wasmlet.pods.plan import has_completed
 from wasmlet.pods.quality import qos_class
 from wasmlet.pods.restarts import Decision, decide, is_sidecar, restart_at
-from wasmlet.pods.view import has_started
+from wasmlet.pods.view import View, has_started
 
 RUNTIME_NAME = "wasmlet"
 """The scheme of container ids and of the node's containerRuntimeVersion."""

@@ -33,6 +33,7 @@ from wasmlet.pods.preparation import Preparer
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.start import Starter
 from wasmlet.pods.stopping import Stopper
+from wasmlet.pods.view import DEFAULT_GRACE_SECONDS, View, all_containers
 from wasmlet.volumes import mount
 
 logger = logging.getLogger(__name__)
@@ -78,9 +79,9 @@ class Worker:
 
     # --- what others ask ----------------------------------------------------------------------------------------------
 
-    def view(self) -> plan.View:
+    def view(self) -> View:
         """The pod as the plan and the status see it now."""
-        return plan.View(self.bundle.pod, self.facts, self._rooms.clock(), self._rooms.settings.back_off)
+        return View(self.bundle.pod, self.facts, self._rooms.clock(), self._rooms.settings.back_off)
 
     def status(self) -> PodStatus:
         """The present status."""
@@ -128,8 +129,8 @@ class Worker:
 
     def _note_new_images(self, pod: Pod) -> bool:
         """Containers of another image start anew, without the waits of the old one; whether there are such."""
-        before = {each.name: each.image for each in plan.all_containers(self.bundle.pod)}
-        changed = [each.name for each in plan.all_containers(pod) if before.get(each.name, each.image) != each.image]
+        before = {each.name: each.image for each in all_containers(self.bundle.pod)}
+        changed = [each.name for each in all_containers(pod) if before.get(each.name, each.image) != each.image]
         for name in changed:
             own = self.facts.container(name)
             own.failure, own.back_off_seconds = None, 0.0
@@ -147,7 +148,7 @@ class Worker:
         A container that its restart policy would not start again after it was stopped goes on where it is.
         """
         spec, names = self.bundle.pod.spec, list[str]()
-        for container in plan.all_containers(self.bundle.pod):
+        for container in all_containers(self.bundle.pod):
             own = self.facts.container(container.name)
             policy = container.restart_policy or spec.restart_policy or "Always"
             if container in spec.init_containers and not restarts.is_sidecar(container, spec=spec):
@@ -176,7 +177,7 @@ class Worker:
     def end(self, *, grace_seconds: float | None, remove: bool) -> None:
         """Have the pod end; None takes its own grace. Asking again can only shorten the time (contract 4.7)."""
         own = self.bundle.pod.spec.termination_grace_period_seconds
-        grace = grace_seconds if grace_seconds is not None else plan.DEFAULT_GRACE_SECONDS if own is None else own
+        grace = grace_seconds if grace_seconds is not None else DEFAULT_GRACE_SECONDS if own is None else own
         before = self.facts.deletion
         if before is None:
             self.facts.deletion = Deletion(at=self._rooms.clock(), grace_seconds=float(grace), remove=remove)
@@ -379,7 +380,7 @@ class Worker:
 
     def container(self, name: str) -> Container:
         """The container of that name."""
-        return next(each for each in plan.all_containers(self.bundle.pod) if each.name == name)
+        return next(each for each in all_containers(self.bundle.pod) if each.name == name)
 
     def tell(self, kind: str, reason: str, message: str, *, container: str = "") -> None:
         """Give news of this pod to whoever listens."""

@@ -10,7 +10,7 @@ from aiohttp import web
 from wasmlet.base.turns import Turns
 from wasmlet.kube.types import Container, ObjectMeta
 from wasmlet.pods.dispatch import Dispatch
-from wasmlet.pods.plan import all_containers
+from wasmlet.pods.view import all_containers
 from wasmlet.pods.worker import Worker
 
 LIST_START = b'{"kind":"PodList","apiVersion":"v1","metadata":{},"items":['

@@ -14,6 +14,7 @@ from wasmlet.kube.types import (
 from wasmlet.pods import plan, stops
 from wasmlet.pods.plan import Stage
 from wasmlet.pods.restarts import BackOff
+from wasmlet.pods.view import all_containers
 
 POLICIES = st.sampled_from(["Always", "OnFailure", "Never"])
 
@@ -88,9 +89,9 @@ class Checked(Simulation):
         if isinstance(step, plan.Signal):
             self._look_at_signal(step)
         if isinstance(step, plan.End):
-            assert not [each.name for each in plan.all_containers(self.pod) if self.running(each.name)]
+            assert not [each.name for each in all_containers(self.pod) if self.running(each.name)]
         super()._apply(step)
-        for each in plan.all_containers(self.pod):
+        for each in all_containers(self.pod):
             if (last := self.facts.container(each.name).last) is not None:
                 self.counts[each.name] = last.number
 
@@ -132,7 +133,7 @@ class Checked(Simulation):
             self.pass_time(value)
         elif action == "stop takes":
             self.stop_seconds = value
-        elif name not in {each.name for each in plan.all_containers(self.pod)}:
+        elif name not in {each.name for each in all_containers(self.pod)}:
             return
         elif action == "exit":
             self.exit(name, value)

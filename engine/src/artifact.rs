@@ -56,8 +56,11 @@ struct Kept {
     running: HashMap<Key, Weak<Program>>,
 }
 
-/// An artifact's SHA-256, and as what it runs.
-type Key = (String, Kind);
+/// An artifact's SHA-256, as what it runs, and which function of it.
+type Key = (String, Kind, Option<String>);
+
+/// As what an artifact runs, and which function of it.
+type Run<'a> = (Kind, Option<&'a str>);
 
 impl Artifacts {
     /// Holds nothing yet; `epoch` will interrupt the guests.
@@ -72,7 +75,8 @@ impl Artifacts {
 
     /// The artifact's program; reads and maps the file when its content is not mapped yet. May block.
     pub fn load(&self, artifact: &Artifact, kind: Kind) -> Result<Arc<Program>, Error> {
-        let key = (artifact.sha256.clone(), kind);
+        let function = artifact.function.clone();
+        let key = (artifact.sha256.clone(), kind, function);
         if let Some(program) = lock(&self.kept).find(&key) {
             return Ok(program);
         }
@@ -92,30 +96,30 @@ impl Artifacts {
             ));
         }
         let program = self
-            .map(&file, kind)
+            .map(&file, (kind, artifact.function.as_deref()))
             .map_err(|error| refuse("cannot map", &error.root_cause()))?;
         Ok(lock(&self.kept).insert(key, program))
     }
 
-    fn map(&self, file: &File, kind: Kind) -> wasmtime::Result<Program> {
-        let mapped = self.map_in(&self.sequential, file, kind);
+    fn map(&self, file: &File, run: Run<'_>) -> wasmtime::Result<Program> {
+        let mapped = self.map_in(&self.sequential, file, run);
         // The artifact says itself for which flavour it is; of one that is for neither the first error tells more.
         mapped.or_else(|error| {
-            let mapped = self.map_in(&self.concurrent, file, kind);
+            let mapped = self.map_in(&self.concurrent, file, run);
             mapped.map_err(|_| error)
         })
     }
 
-    fn map_in(&self, engines: &Engines, file: &File, kind: Kind) -> wasmtime::Result<Program> {
+    fn map_in(&self, engines: &Engines, file: &File, run: Run<'_>) -> wasmtime::Result<Program> {
         let single = || self.made(&engines.single, settings::serving, engines.flavour);
-        if kind == Kind::Http {
+        if run.0 == Kind::Http {
             let mapped = self
                 .made(&engines.pooled, settings::pooled, engines.flavour)
-                .and_then(|made| map(file, kind, made));
+                .and_then(|made| map(file, run, made));
             // A guest that is larger than the pool's slots runs slower, but runs.
-            return mapped.or_else(|_| map(file, kind, single()?));
+            return mapped.or_else(|_| map(file, run, single()?));
         }
-        map(file, kind, single()?)
+        map(file, run, single()?)
     }
 
     fn made<'a>(
@@ -135,19 +139,21 @@ impl Artifacts {
     }
 }
 
-fn map(file: &File, kind: Kind, made: &(Engine, Linkers)) -> wasmtime::Result<Program> {
-    let (engine, linkers) = made;
+fn map(file: &File, run: Run<'_>, made: &(Engine, Linkers)) -> wasmtime::Result<Program> {
+    let ((engine, linkers), (kind, function)) = (made, run);
     // By descriptor, so that it is the file whose content was just checked.
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     // SAFETY: the content is what our compile helper wrote, as its SHA-256 proves, and the cache's files are
     // replaced by rename and never written again.
     match Engine::detect_precompiled_file(&path)? {
-        Some(Precompiled::Module) => {
-            linkers.module(&unsafe { Module::deserialize_file(engine, &path)? })
-        }
+        Some(Precompiled::Module) => linkers.module(
+            &unsafe { Module::deserialize_file(engine, &path)? },
+            function,
+        ),
         Some(Precompiled::Component) => linkers.component(
             &unsafe { Component::deserialize_file(engine, &path)? },
             kind,
+            function,
         ),
         None => Err(wasmtime::Error::msg(
             "it is not an artifact of wasmlet-engine compile",

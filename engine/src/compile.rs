@@ -6,7 +6,7 @@
 
 use crate::allocator;
 use crate::artifact::sha256;
-use crate::command::ENTRY_POINT;
+use crate::command::{ENTRY_POINT, Function};
 use crate::confine;
 use crate::guest::Guest;
 use crate::inspect::{self, Binary};
@@ -45,6 +45,8 @@ static PANICKED_FULL: AtomicBool = AtomicBool::new(false);
 pub struct Task {
     /// Where the artifact goes.
     pub output: PathBuf,
+    /// Which export is to be run; `None` is the usual one.
+    pub function: Option<String>,
     /// Bytes of data the compilation may have; `None` is no limit.
     pub memory_limit: Option<u64>,
     /// CPU seconds that it may take; `None` is half an hour.
@@ -103,6 +105,9 @@ fn run_inner(task: &Task) -> Result<Compiled, Error> {
         "--output".into(),
         task.output.clone().into(),
     ];
+    if let Some(function) = &task.function {
+        arguments.extend(["--function".into(), function.into()]);
+    }
     if let Some(limit) = task.memory_limit {
         arguments.extend(["--memory-limit".into(), limit.to_string().into()]);
     }
@@ -222,7 +227,7 @@ fn compile(task: &Task) -> Result<Compiled, Error> {
     let begin = Instant::now();
     let bytes = read_input(task)?;
     let binary = inspect::read(&bytes)?;
-    let kind = binary.kind()?;
+    let kind = binary.kind_of(task.function.as_deref())?;
     let internal = |error: wasmtime::Error| {
         refuse(
             task,
@@ -301,17 +306,27 @@ fn check(
             &error,
         )
     };
+    let function = task.function.as_deref();
     // SAFETY: this process has just written the file, which has no name yet.
     let linked = match binary.format {
         Format::Module => {
             let module = unsafe { Module::deserialize_file(engine, &path) }.map_err(unmappable)?;
-            require_entry_type(&module)?;
-            linkers.module(&module)
+            require_entry_type(&module, function.unwrap_or(ENTRY_POINT))?;
+            linkers.module(&module, function)
         }
         Format::Component => {
             let component =
                 unsafe { Component::deserialize_file(engine, &path) }.map_err(unmappable)?;
-            linkers.component(&component, kind)
+            if let Some(name) = function
+                && Function::find(&component, name).is_none()
+            {
+                let text = format!(
+                    "the component's {name} is no function that can be called as a program: without parameters, \
+                     and with nothing, a result or an integer for the exit status"
+                );
+                return Err(Error::new(ErrorReason::NoEntryPoint, text));
+            }
+            linkers.component(&component, kind, function)
         }
     };
     linked.map(drop).map_err(|error| {
@@ -324,16 +339,15 @@ fn check(
     })
 }
 
-fn require_entry_type(module: &Module) -> Result<(), Error> {
+fn require_entry_type(module: &Module, entry: &str) -> Result<(), Error> {
     let is_right = matches!(
-        module.get_export(ENTRY_POINT),
-        Some(ExternType::Func(entry)) if entry.params().len() == 0 && entry.results().len() == 0
+        module.get_export(entry),
+        Some(ExternType::Func(it)) if it.params().len() == 0 && it.results().len() == 0
     );
     if is_right {
         return Ok(());
     }
-    let message =
-        format!("the module's {ENTRY_POINT} is no function without parameters and results");
+    let message = format!("the module's {entry} is no function without parameters and results");
     Err(Error::new(ErrorReason::NoEntryPoint, message))
 }
 

@@ -7,7 +7,7 @@ use crate::memory::{Memory, Share};
 use crate::meter;
 use crate::outbox::Outbox;
 use crate::output::Output;
-use crate::protocol::{EnvVar, Error, ErrorReason, Mount, SandboxSpec};
+use crate::protocol::{Component, EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
 use crate::traffic::{Network, Outgoing, Shared, Sockets};
 use rustix::fs::{Mode, OFlags};
@@ -72,6 +72,20 @@ impl World {
             log: Arc::clone(log),
             stdin: stdin.map(Arc::clone),
             memory,
+        })
+    }
+
+    /// The world of another part of the same application: with files and an environment of its own. May block.
+    pub fn beside(&self, component: &Component) -> Result<Self, Error> {
+        Ok(Self {
+            files: open(&component.mounts)?,
+            args: vec![component.name.clone()],
+            env: component.env.clone().into(),
+            working_dir: "/".to_owned(),
+            log: Arc::clone(&self.log),
+            stdin: self.stdin.clone(),
+            memory: Arc::clone(&self.memory),
+            network: self.network.clone(),
         })
     }
 

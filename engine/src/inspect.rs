@@ -1,6 +1,7 @@
 //! What a file is: decided from its bytes alone, before anything is compiled.
 
 use crate::command::ENTRY_POINT;
+use crate::functions;
 use crate::guest::Guest;
 use crate::program::{Linkers, P0, P1};
 use crate::protocol::{Error, ErrorReason, Format, Inspected, Kind, Wasi};
@@ -184,6 +185,28 @@ fn needs_linking(types: &Types, import: &str) -> bool {
 }
 
 impl Binary {
+    /// As [`Binary::kind`], if `function` is called in the place of the usual export.
+    pub fn kind_of(&self, function: Option<&str>) -> Result<Kind, Error> {
+        match function {
+            None => self.kind(),
+            Some(function) if self.exports.iter().any(|name| name == function) => Ok(Kind::Command),
+            Some(function) => {
+                let what = self.format_name();
+                let exports = enumerate(&self.exports);
+                let text =
+                    format!("the {what} exports no function {function}; it exports {exports}");
+                Err(Error::new(ErrorReason::NoEntryPoint, text))
+            }
+        }
+    }
+
+    fn format_name(&self) -> &'static str {
+        match self.format {
+            Format::Module => "module",
+            Format::Component => "component",
+        }
+    }
+
     /// What it runs as; refuses what is nothing that can be run, and says what it is instead.
     pub fn kind(&self) -> Result<Kind, Error> {
         let refuse = |message: String| Err(Error::new(ErrorReason::NoEntryPoint, message));
@@ -250,11 +273,7 @@ impl Binary {
         if missing.is_empty() {
             return Ok(());
         }
-        let what = if self.format == Format::Module {
-            "module"
-        } else {
-            "component"
-        };
+        let what = self.format_name();
         let message = format!(
             "the {what} imports {}, which no host of this engine provides; \
              build it for WASI (wasm32-wasip1 or wasm32-wasip2)",
@@ -337,6 +356,7 @@ pub fn describe(bytes: &[u8]) -> Result<Inspected, Error> {
         bytes: bytes.len() as u64,
         imports: binary.import_names(|_, _| true),
         missing: binary.missing(&mut defines),
+        functions: functions::callable(bytes, &binary.exports),
         exports: binary.exports,
         problem,
     })
@@ -429,7 +449,7 @@ mod tests {
             let component =
                 Component::new(&engine, wat::parse_str(text).expect("wat")).expect("component");
             let error = linkers
-                .component(&component, Kind::Command)
+                .component(&component, Kind::Command, None)
                 .err()
                 .expect("no such function");
             // An interface that it has not at all is told in other words.
@@ -440,7 +460,7 @@ mod tests {
             &engine,
             wat::parse_str(r#"(module (func (export "_start")))"#).expect("wat"),
         );
-        assert!(linkers.module(&module.expect("module")).is_ok());
+        assert!(linkers.module(&module.expect("module"), None).is_ok());
     }
 
     #[test]

@@ -16,7 +16,8 @@
 //! - `log` and `stdin`: their streams; `output`: the guest's end of those that it writes; `disk`: the thread that writes log
 //!   and exit files
 //! - `confine` and `syscalls`: what the process gives up before it starts
-//! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
+//! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `functions`: what of it can be
+//!   called; `allocator`: its memory cap
 //! - `trace`: the engine's own log; `sync`: how locks are taken
 
 #![deny(missing_docs)]
@@ -38,6 +39,7 @@ mod exec;
 mod exit;
 mod files;
 mod frame;
+mod functions;
 mod guest;
 mod http;
 mod inspect;
@@ -73,7 +75,7 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 const USAGE: &str = "\
 usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE] [--memory-budget BYTES]
                             [--user UID:GID] [--read PATH]… [--write PATH]…
-       wasmlet-engine compile --output FILE [--memory-limit BYTES] [--cpu-seconds SECONDS] < FILE
+       wasmlet-engine compile --output FILE [--function NAME] [--memory-limit BYTES] [--cpu-seconds SECONDS] < FILE
        wasmlet-engine inspect < FILE
        wasmlet-engine version";
 
@@ -173,7 +175,7 @@ fn print_line(line: &str) -> anyhow::Result<()> {
 
 fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
     let mut verb = None;
-    let (mut directory, mut output) = (None, None);
+    let (mut directory, mut output, mut function) = (None, None, None);
     let (mut memory_limit, mut cpu_seconds) = (None, None);
     let (mut network, mut memory_budget) = (None, None);
     let mut rules = confine::Rules::default();
@@ -187,6 +189,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
             Arg::Long("write") => rules.write.push(PathBuf::from(arguments.value()?)),
             Arg::Long("user") => rules.user = Some(arguments.value()?.parse()?),
             Arg::Long("output") => output = Some(PathBuf::from(arguments.value()?)),
+            Arg::Long("function") => function = Some(arguments.value()?.string()?),
             Arg::Long("memory-limit") => memory_limit = Some(arguments.value()?.parse()?),
             Arg::Long("cpu-seconds") => cpu_seconds = Some(arguments.value()?.parse()?),
             Arg::Value(value) if verb.is_none() => verb = Some(value.string()?),
@@ -197,6 +200,7 @@ fn parse(mut arguments: lexopt::Parser) -> Result<Request, lexopt::Error> {
         let output = output.ok_or("--output is missing")?;
         Ok::<_, lexopt::Error>(compile::Task {
             output,
+            function,
             memory_limit,
             cpu_seconds,
         })
@@ -259,6 +263,7 @@ mod tests {
         assert!(parsed(&["serve", "--directory=/run/x", "--user=me"]).is_err());
         let task = compile::Task {
             output: "a".into(),
+            function: None,
             memory_limit: Some(5),
             cpu_seconds: None,
         };

@@ -1,6 +1,6 @@
 //! What the host gives to guests, and guests with all their imports found. One linker a kind.
 
-use crate::command::Command;
+use crate::command::{Command, ENTRY_POINT, Function};
 use crate::exit::ProcessExit;
 use crate::files;
 use crate::guest::Guest;
@@ -79,15 +79,26 @@ impl Linkers {
         Ok(Self { module, component })
     }
 
-    /// Finds a module's imports.
-    pub fn module(&self, module: &Module) -> Result<Program> {
+    /// Finds a module's imports; `function` is the export that it begins with, if that is not the usual one.
+    pub fn module(&self, module: &Module, function: Option<&str>) -> Result<Program> {
         let found = self.module.instantiate_pre(module)?;
-        Ok(Program::Command(Command::Module(found)))
+        let entry = function.unwrap_or(ENTRY_POINT).to_owned();
+        Ok(Program::Command(Command::Module(found, entry)))
     }
 
-    /// Finds a component's imports and what its kind exports.
-    pub fn component(&self, component: &Component, kind: Kind) -> Result<Program> {
+    /// Finds a component's imports and what its kind exports, or this function of it.
+    pub fn component(
+        &self,
+        component: &Component,
+        kind: Kind,
+        function: Option<&str>,
+    ) -> Result<Program> {
         let found = self.component.instantiate_pre(component)?;
+        if let Some(name) = function {
+            let found = Function::new(found, name);
+            let found = found.ok_or_else(|| wasmtime::Error::msg(format!("no function {name}")));
+            return found.map(Command::Function).map(Program::Command);
+        }
         // One of both is stable. A component that has neither is told what it lacks of that one.
         let newer = found.clone();
         match kind {

@@ -183,13 +183,34 @@ pub struct Http {
     /// How long requests are still taken after a stop, inside its grace.
     #[serde(default = "second")]
     pub lame_duck_seconds: f64,
+    /// An application's parts; without any, every request is for the sandbox's own artifact.
+    #[serde(default)]
+    pub components: Vec<Component>,
 }
 
 impl Http {
-    /// How many sockets it listens on.
-    pub fn listeners(&self) -> usize {
-        self.addresses.len() * self.ports.len()
+    /// How many sockets it listens on, and directories it opens beside the sandbox's own.
+    pub fn descriptors(&self) -> usize {
+        let mounts = self.components.iter().map(|it| it.mounts.len());
+        self.addresses.len() * self.ports.len() + mounts.sum::<usize>()
     }
+}
+
+/// A part of an application: a guest of kind http, and what of the application's paths is its.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Component {
+    /// What the application calls it.
+    pub name: String,
+    /// Paths whose segments are literal or `:name`; one at the end may be `...`.
+    pub routes: Vec<String>,
+    /// What answers.
+    pub artifact: Artifact,
+    /// Its whole environment.
+    #[serde(default)]
+    pub env: Vec<EnvVar>,
+    /// Its directories.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
 }
 
 fn hundred() -> u32 {
@@ -219,6 +240,9 @@ pub struct Artifact {
     pub path: PathBuf,
     /// SHA-256 of the file's content in hexadecimal.
     pub sha256: String,
+    /// The export that a command is, where it is not the usual one.
+    #[serde(default)]
+    pub function: Option<String>,
 }
 
 /// One variable of the guest's environment.
@@ -557,6 +581,9 @@ pub struct Inspected {
     pub imports: Vec<String>,
     /// What it offers.
     pub exports: Vec<String>,
+    /// Those of its exports that can be called as programs ([`Artifact::function`]).
+    #[serde(default)]
+    pub functions: Vec<String>,
     /// The imports that this engine has not.
     pub missing: Vec<String>,
     /// Why it would not run; empty when it would.

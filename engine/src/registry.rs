@@ -98,6 +98,7 @@ struct Prepared {
     program: Arc<Program>,
     world: Arc<World>,
     http: Option<protocol::Http>,
+    components: Vec<http::Component>,
     log: Arc<Log>,
     meters: Meters,
 }
@@ -143,7 +144,7 @@ impl Registry {
         }
         self.parts
             .budgets
-            .admit(spec.mounts.len() + spec.http.as_ref().map_or(0, protocol::Http::listeners))
+            .admit(spec.mounts.len() + spec.http.as_ref().map_or(0, protocol::Http::descriptors))
             .map_err(|text| Error::new(ErrorReason::Busy, text))?;
         let sandbox = Arc::new(Sandbox::new(id.to_owned(), &spec));
         known.sandboxes.insert(id.to_owned(), Arc::clone(&sandbox));
@@ -278,7 +279,7 @@ impl Registry {
         let opened = self.parts.opener.spawn_blocking(move || {
             let program = registry.parts.artifacts.load(&spec.artifact, spec.kind)?;
             let log = registry.log_of(&spec)?;
-            let http = spec.http.clone();
+            let mut http = spec.http.clone();
             let meters = Meters {
                 cpu: Account::new(spec.cpu_quota_millicores),
                 requests: Arc::default(),
@@ -296,8 +297,12 @@ impl Registry {
                     .container(&sandbox, request, limit),
                 &registry.parts.traffic,
             )?);
+            let parts = http.as_mut().map(|it| std::mem::take(&mut it.components));
+            let components = parts.into_iter().flatten();
+            let components = components.map(|it| registry.component(it, &world));
             Ok(Prepared {
                 program,
+                components: components.collect::<Result<_, _>>()?,
                 world,
                 http,
                 log,
@@ -313,6 +318,22 @@ impl Registry {
                 Err(not_running(its, STOPPED))
             }
         }
+    }
+
+    /// A part of an application, ready to be instantiated.
+    fn component(
+        &self,
+        component: protocol::Component,
+        world: &World,
+    ) -> Result<http::Component, Error> {
+        let program = (self.parts.artifacts).load(&component.artifact, protocol::Kind::Http)?;
+        let world = world.beside(&component)?;
+        Ok(http::Component {
+            name: component.name,
+            routes: component.routes,
+            program,
+            world: Arc::new(world),
+        })
     }
 
     fn log_of(&self, spec: &SandboxSpec) -> Result<Arc<Log>, Error> {
@@ -357,7 +378,8 @@ impl Registry {
                     threads: self.parts.guests.clone(),
                     connections: self.parts.connections.clone(),
                 };
-                self.run_server(sandbox, inside, parts).await
+                self.run_server(sandbox, inside, parts, prepared.components)
+                    .await
             }
             // The spec's check has seen to it.
             (Program::Http(_), None) => Outcome::Refused(not_running(sandbox, "it has no http")),
@@ -369,11 +391,12 @@ impl Registry {
         sandbox: &Arc<Sandbox>,
         inside: Inside,
         parts: http::Parts,
+        components: Vec<http::Component>,
     ) -> Outcome {
         let made = tokio::select! {
             biased;
             _ = sandbox.stopped() => Err(not_running(sandbox, STOPPED)),
-            made = http::Server::start(parts) => made,
+            made = http::Server::start(parts, components) => made,
             why = overdue(sandbox) => Err(not_running(sandbox, &why)),
         };
         match made {

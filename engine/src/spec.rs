@@ -1,6 +1,9 @@
 //! What the schema demands of a request and its types cannot.
 
-use crate::protocol::{Error, ErrorReason, ExecSpec, Kind, SandboxSpec};
+use crate::http;
+use crate::protocol::{EnvVar, Error, ErrorReason, ExecSpec, Http, Kind, Mount, SandboxSpec};
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 fn bad_request(message: impl Into<String>) -> Error {
@@ -25,35 +28,51 @@ pub fn check_spec(spec: &SandboxSpec) -> Result<(), Error> {
     if spec.args.is_empty() {
         return Err(bad_request("args is empty; it needs argv[0]"));
     }
-    let paths = [&spec.artifact.path, &spec.log.path, &spec.exit_file].into_iter();
-    if let Some(path) = paths
-        .chain(spec.mounts.iter().map(|it| &it.host_path))
-        .find(|it| !it.is_absolute())
-    {
-        return Err(bad_request(format!(
-            "{} is not an absolute path",
-            path.display()
-        )));
+    check_host_paths([&spec.artifact.path, &spec.log.path, &spec.exit_file])?;
+    check_guest_path(&spec.working_dir)?;
+    check_mounts(&spec.mounts)?;
+    if spec.args.iter().any(|it| it.contains('\0')) {
+        return Err(bad_request("args cannot hold the character NUL"));
     }
-    let guest_paths =
-        std::iter::once(&spec.working_dir).chain(spec.mounts.iter().map(|it| &it.guest_path));
-    if let Some(path) = guest_paths.into_iter().find(|it| !it.starts_with('/')) {
-        return Err(bad_request(format!("{path} is not an absolute path")));
-    }
-    if spec.args.iter().any(|it| it.contains('\0'))
-        || spec
-            .env
-            .iter()
-            .any(|it| it.name.contains(['\0', '=']) || it.value.contains('\0'))
-    {
-        return Err(bad_request(
-            "args and env cannot hold the character NUL, nor env names the character =",
-        ));
-    }
+    check_env(&spec.env)?;
     check_http(spec)?;
     if spec.log.max_bytes < 4096 || spec.log.max_files < 2 {
         return Err(bad_request(
             "log.maxBytes is less than 4096, or log.maxFiles less than 2",
+        ));
+    }
+    Ok(())
+}
+
+fn check_host_paths<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<(), Error> {
+    match paths.into_iter().find(|it| !it.is_absolute()) {
+        Some(path) => Err(bad_request(format!(
+            "{} is not an absolute path",
+            path.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_guest_path(path: &str) -> Result<(), Error> {
+    if path.starts_with('/') {
+        return Ok(());
+    }
+    Err(bad_request(format!("{path} is not an absolute path")))
+}
+
+fn check_mounts(mounts: &[Mount]) -> Result<(), Error> {
+    check_host_paths(mounts.iter().map(|it| &it.host_path))?;
+    mounts
+        .iter()
+        .try_for_each(|it| check_guest_path(&it.guest_path))
+}
+
+fn check_env(env: &[EnvVar]) -> Result<(), Error> {
+    let is_bad = |it: &EnvVar| it.name.contains(['\0', '=']) || it.value.contains('\0');
+    if env.iter().any(is_bad) {
+        return Err(bad_request(
+            "env cannot hold the character NUL, nor its names the character =",
         ));
     }
     Ok(())
@@ -81,6 +100,13 @@ fn check_http(spec: &SandboxSpec) -> Result<(), Error> {
         (Kind::Command, Some(_)) => return Err(bad_request("a command has no http")),
         (Kind::Http, None) => return Err(bad_request("a guest of kind http needs http")),
     };
+    let components = http.components.iter().map(|it| &it.artifact);
+    if std::iter::once(&spec.artifact)
+        .chain(components)
+        .any(|it| it.function.is_some())
+    {
+        return Err(bad_request("a guest of kind http is called by no function"));
+    }
     let is_duration = |seconds: f64| Duration::try_from_secs_f64(seconds).is_ok();
     if http.addresses.is_empty() {
         return Err(bad_request("http.addresses is empty"));
@@ -98,7 +124,27 @@ fn check_http(spec: &SandboxSpec) -> Result<(), Error> {
             "http.requestTimeoutSeconds or http.lameDuckSeconds is no duration",
         ));
     }
-    Ok(())
+    check_components(http)
+}
+
+fn check_components(http: &Http) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    for component in &http.components {
+        if component.name.is_empty()
+            || component.name.contains('\0')
+            || !names.insert(&component.name)
+        {
+            let text = "a component has no name, one with the character NUL, or that of another";
+            return Err(bad_request(text));
+        }
+        check_host_paths([&component.artifact.path])?;
+        check_mounts(&component.mounts)?;
+        check_env(&component.env)?;
+    }
+    if http.components.is_empty() {
+        return Ok(());
+    }
+    http::check(http.components.iter().flat_map(|it| &it.routes))
 }
 
 #[cfg(test)]

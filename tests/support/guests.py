@@ -31,6 +31,11 @@ def http_guest() -> Path:
     return built(ROOT / "tests" / "http-guest" / "http-guest.wasm")
 
 
+def spin_guest() -> Path:
+    """Give the component that answers with what it was told and given: Spin's headers, its environment, its files."""
+    return built(ROOT / "tests" / "spin-guest" / "spin-guest.wasm")
+
+
 def p3_command() -> Path:
     """Give the command of WASI 0.3: its first argument is what it does."""
     return built(ROOT / "tests" / "p3-command-guest" / "p3-command-guest.wasm")

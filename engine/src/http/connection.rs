@@ -69,6 +69,8 @@ fn builder() -> auto::Builder<TokioExecutor> {
 pub struct Client {
     /// Where it found us; what a request of HTTP/1.0 may leave open.
     pub here: Option<SocketAddr>,
+    /// Where it is.
+    pub there: Option<SocketAddr>,
     asked: AtomicU64,
     open: Mutex<Vec<Weak<Exchange>>>,
     /// `None` once the socket is closed, or may be.
@@ -79,6 +81,7 @@ impl Client {
     fn new(stream: &TcpStream) -> Self {
         Self {
             here: stream.local_addr().ok(),
+            there: stream.peer_addr().ok(),
             asked: AtomicU64::new(0),
             open: Mutex::default(),
             socket: Mutex::new(Some(stream.as_raw_fd())),

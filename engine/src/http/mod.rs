@@ -3,6 +3,7 @@
 //! - `listen`: sockets; `connection`: one client's; `request`: from a request to its answer; `body`: what goes each way
 //! - `instances`: those at work, those kept for another request, and who waits for one; `worker`: those that serve several
 //!   requests at once; `health`: whether it is worth going on
+//! - `routes`: applications of several guests
 
 mod body;
 mod connection;
@@ -10,9 +11,11 @@ mod health;
 mod instances;
 mod listen;
 mod request;
+mod routes;
 mod worker;
 
 pub use listen::Connections;
+pub use routes::{Component, check};
 
 use crate::exit::Ending;
 use crate::guest::World;
@@ -23,6 +26,7 @@ use crate::protocol::{self, Error};
 use crate::sandbox::{Requests, Sandbox, Stop};
 use health::Health;
 use instances::Instances;
+use routes::Application;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -50,6 +54,7 @@ enum Phase {
 }
 
 /// What a server is made of.
+#[derive(Clone)]
 pub struct Parts {
     /// The guest.
     pub program: Handler,
@@ -74,7 +79,7 @@ pub struct Server {
     parts: Parts,
     instances: Instances,
     workers: Workers,
-    health: Health,
+    health: Arc<Health>,
     phase: watch::Sender<Phase>,
     /// Connections that it has.
     connections: AtomicUsize,
@@ -83,28 +88,43 @@ pub struct Server {
     most_open: usize,
     /// Wakes who waits for the last of them.
     closed: Notify,
+    /// `None`: every request is for this guest.
+    application: Option<Application>,
 }
 
 impl Server {
-    /// Makes an instance for trial, and listens. The server takes connections from [`Server::serve`] on.
-    pub async fn start(parts: Parts) -> Result<(Arc<Self>, Vec<TcpListener>), Error> {
-        let trial = request::trial(&parts).await?;
-        let listeners = listen::bind(&parts)?;
-        let instances = Instances::new(&parts.settings, parts.world.memory_limit(), trial);
+    /// Makes an instance for trial, or one of each component, and listens. The server takes connections from
+    /// [`Server::serve`] on.
+    pub async fn start(
+        parts: Parts,
+        components: Vec<Component>,
+    ) -> Result<(Arc<Self>, Vec<TcpListener>), Error> {
+        let server = if components.is_empty() {
+            let instance_bytes = request::trial(&parts).await?;
+            Self::new(parts, instance_bytes)
+        } else {
+            routes::start(&parts, components).await?
+        };
+        let listeners = listen::bind(&server.parts)?;
+        Ok((Arc::new(server), listeners))
+    }
+
+    fn new(parts: Parts, instance_bytes: u64) -> Self {
+        let instances = Instances::new(&parts.settings, parts.world.memory_limit(), instance_bytes);
         let workers = Workers::new(parts.settings.reuse, parts.settings.max_queued);
         let most_open = instances.most().saturating_add(parts.settings.max_queued);
-        let server = Self {
+        Self {
             parts,
             instances,
             workers,
-            health: Health::default(),
+            health: Arc::default(),
             phase: watch::Sender::new(Phase::Serving),
             connections: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             most_open: most_open as usize,
             closed: Notify::new(),
-        };
-        Ok((Arc::new(server), listeners))
+            application: None,
+        }
     }
 
     /// Serves until the sandbox is stopped or the guest is not worth it.
@@ -130,7 +150,7 @@ impl Server {
         let gone = async {
             // The ports are free for the next attempt.
             futures::future::join_all(accepting).await;
-            self.instances.all_back().await;
+            self.all_back().await;
         };
         let _ = tokio::time::timeout(UNWIND, gone).await;
         ending
@@ -146,7 +166,7 @@ impl Server {
                 tokio::time::sleep(lame_duck).await;
             }
             self.phase.send_replace(Phase::Draining);
-            self.instances.all_back().await;
+            self.all_back().await;
             self.all_closed().await;
         };
         tokio::select! {
@@ -155,6 +175,14 @@ impl Server {
             () = gentle => {}
         }
         Ending::Code(0)
+    }
+
+    /// Waits until no guest is at work.
+    async fn all_back(&self) {
+        self.instances.all_back().await;
+        for other in self.others() {
+            other.instances.all_back().await;
+        }
     }
 
     /// Waits until every answer is over.

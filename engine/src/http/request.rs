@@ -140,7 +140,10 @@ impl Server {
         name_host(&mut request, &client);
         let mut response = match refuse(&request) {
             Some(refusal) => refusal,
-            None => Arc::clone(&self).ask(request, client).await,
+            None => match self.direct(&mut request, &client) {
+                Ok(server) => server.ask(request, client, &self).await,
+                Err(own) => *own,
+            },
         };
         if version <= Version::HTTP_11 && *self.phase.borrow() != Phase::Serving {
             response
@@ -154,9 +157,10 @@ impl Server {
         self: Arc<Self>,
         request: Request<Incoming>,
         client: Arc<Client>,
+        front: &Arc<Self>,
     ) -> Response<Answer> {
         self.parts.requests.given.fetch_add(1, Ordering::Relaxed);
-        let Some(open) = Open::new(&self) else {
+        let Some(open) = Open::new(front) else {
             return too_many("too many answers wait for their clients");
         };
         let exchange = Arc::new(Exchange::new(&request, client));

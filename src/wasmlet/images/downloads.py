@@ -156,10 +156,9 @@ class Downloads:
 
     def _check_size(self, reference: Reference, choice: Choice) -> None:
         limit = self._settings.max_module_bytes
-        if choice.module is not None and choice.module.size > limit:
-            raise UserError(
-                f"the module of image {reference} has {choice.module.size} bytes, more than this node takes ({limit})"
-            )
+        largest = max((module.size for module in choice.modules), default=0)
+        if largest > limit:
+            raise UserError(f"the module of image {reference} has {largest} bytes, more than this node takes ({limit})")
         size, limit = sum(layer.size for layer in choice.layers), self._settings.max_unpacked_bytes
         if size > limit:
             raise UserError(f"the layers of image {reference} have {size} bytes, more than this node takes ({limit})")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from wasmlet.images.application import Component
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.trees import Tree
 
@@ -43,6 +44,7 @@ class Image:
         module_name: argv[0] of a container that gives no command; "" when the program is in `tree`.
         size_bytes: Of the module and the layers.
         tree: The root file system, None when the image has none.
+        components: Of an application, whose files are in `tree` as `application` says; `module` is the first's.
     """
 
     reference: str
@@ -53,6 +55,7 @@ class Image:
     config: ImageConfig
     size_bytes: int
     tree: Tree | None = None
+    components: tuple[Component, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

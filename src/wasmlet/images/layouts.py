@@ -20,6 +20,7 @@ import msgspec
 
 from wasmlet.base.errors import UserError
 from wasmlet.images import configuration
+from wasmlet.images.application import Part
 from wasmlet.images.configuration import (
     CONTAINER_CONFIGS,
     WASM_ARCHITECTURES,
@@ -87,6 +88,7 @@ class Choice:
         diff_ids: The digests of their archives; "" of one that nothing tells.
         names: Of layers that are no archives: the name of the file that each is; "" of one that is an archive.
         inline: Further files, which have no blobs: names and contents.
+        parts: Of an application: its components with their modules, of which `module` is the first.
     """
 
     module: Descriptor | None
@@ -96,11 +98,18 @@ class Choice:
     diff_ids: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     inline: tuple[tuple[str, bytes], ...] = ()
+    parts: tuple[tuple[Part, Descriptor], ...] = ()
+
+    @property
+    def modules(self) -> tuple[Descriptor, ...]:
+        """Every module, once."""
+        named = {module.digest: module for _, module in self.parts}
+        return tuple(named.values()) if named or self.module is None else (self.module,)
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
         """All that has to be downloaded beside the config."""
-        return self.layers if self.module is None else (*self.layers, self.module)
+        return (*self.layers, *self.modules)
 
 
 @dataclass(frozen=True, slots=True)

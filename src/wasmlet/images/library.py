@@ -13,6 +13,7 @@ from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
 from wasmlet.images import layouts, policy
 from wasmlet.images.access import Access
+from wasmlet.images.application import Component
 from wasmlet.images.collection import Disk
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.credentials import Credential, matching
@@ -280,6 +281,9 @@ class Library:
             config=choice.config,
             size_bytes=sum(blob.size for blob in choice.blobs),
             tree=tree,
+            components=tuple(
+                Component(part, self._store.path(blob.digest), blob.digest, blob.size) for part, blob in choice.parts
+            ),
         )
 
     async def _pull(self, wanted: Wanted, flight: Flight[tuple[Image, bool], Progress]) -> tuple[Image, bool]:

@@ -1,23 +1,21 @@
 """Which WebAssembly module the first word of a command names, in the files of an image.
 
 As runwasi finds it: a word with a slash is a path, another is looked up in PATH, then in the working directory. What
-follows `#` is the function to call in the place of `_start`.
+follows `#` is the function to call in the place of the usual one.
 """
 
 from __future__ import annotations
 
 import itertools
 import posixpath
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from wasmlet.base.errors import GuestError, NotFoundError, UserError
-from wasmlet.base.files import write_atomically
-from wasmlet.images.entry_points import with_entry_point
 from wasmlet.images.filesystem import File
 from wasmlet.images.layouts import detect_binary
-from wasmlet.images.manifest import digest_of, shown, shown_list
+from wasmlet.images.manifest import shown, shown_list
 from wasmlet.images.trees import Tree
 
 DEFAULT_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -65,18 +63,6 @@ def find(tree: Tree, word: str, *, search: str, working_directory: str) -> Progr
         except UserError as error:
             raise GuestError(f"{shown(path)} cannot be run: {error.message}", reason="NotWasm") from error
     return Program(module, file.digest, posixpath.basename(path), file.size_bytes, function)
-
-
-def with_function(program: Program, place: Path) -> Program:
-    """The same module with the program's function as what is run, written to `place`.
-
-    Raises:
-        GuestError: The module has no such function, or is a component.
-        OSError: The disk says no.
-    """
-    content = with_entry_point(program.module.read_bytes(), program.function)
-    write_atomically(place, content)
-    return replace(program, module=place, digest=digest_of(content))
 
 
 def _found(tree: Tree, word: str, search: str, working_directory: str) -> tuple[str, File, str]:

@@ -1,25 +1,25 @@
-"""Spin's applications (`spin registry push`): which of their components is served, and its files and variables. Pure.
+"""Spin's applications (`spin registry push`): their components, and which routes, files and variables each has. Pure.
 
 An application is a manifest whose layers are components (Krustlet's media type), files, and a document that puts them
-together: the locked application (spin, crates/locked-app). wasmlet serves applications of one component; what it
-imports of Spin's own interfaces no engine here provides, and the compile helper names it.
+together: the locked application (spin, crates/locked-app). What a component imports of Spin's own interfaces no engine
+here provides, and the compile helper names it.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 import msgspec
 
 from wasmlet.base.errors import UserError
+from wasmlet.images.application import Part, place
 from wasmlet.images.configuration import ImageConfig
 from wasmlet.images.layouts import WASM_LAYERS, Choice
 from wasmlet.images.manifest import Descriptor, Manifest, shown, shown_list
 
 APPLICATION: Final = "application/vnd.fermyon.spin.application.v1+config"
+_EVERYTHING: Final = "/..."
 _ARCHIVE: Final = "application/vnd.wasm.content.bundle.v1.tar+gzip"
-_TEMPLATE: Final = re.compile(r"\{\{\s*([A-Za-z0-9_-]+)\s*\}\}")
 
 
 class _Content(msgspec.Struct):
@@ -49,6 +49,7 @@ class _TriggerConfig(msgspec.Struct):
     component: Any = None
     route: Any = None
     executor: dict[str, Any] | None = None
+    static_response: Any = None
 
 
 class _Trigger(msgspec.Struct):
@@ -72,7 +73,7 @@ def description(manifest: Manifest) -> Descriptor | None:
 
 
 def choose(manifest: Manifest, locked: bytes) -> Choice:
-    """The component that an application serves.
+    """What of an application is served.
 
     Args:
         locked: The content of `description`.
@@ -81,33 +82,37 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
         UserError: Not an application, or one that wasmlet cannot serve; the message says why.
     """
     application = _parsed(locked)
-    component = _served(application)
     layers = {layer.digest: layer for layer in manifest.layers}
-    module = layers.get(component.source.content.digest or "")
-    if module is None or module.media_type not in WASM_LAYERS:
-        raise UserError(f"the application has no layer with its component {shown(component.id)}")
     if any(layer.media_type == _ARCHIVE for layer in manifest.layers):
         raise UserError(
             f"the application's files are in an archive ({_ARCHIVE}), which wasmlet does not read",
             hint="push it without SPIN_OCI_ARCHIVE_LAYERS, with fewer than 500 files",
         )
+    parts = list[tuple[Part, Descriptor]]()
     stored, inline = list[tuple[Descriptor, str]](), list[tuple[str, bytes]]()
-    for file in component.files:
-        layer = layers.get(file.content.digest or "")
-        if layer is not None:
-            stored.append((layer, file.path))
-        elif file.content.inline is not None:
-            inline.append((file.path, file.content.inline))
-        else:
-            raise UserError(f"the application has no layer with its file {shown(file.path)}")
+    for component, routes in _served(application):
+        module = layers.get(component.source.content.digest or "")
+        if module is None or module.media_type not in WASM_LAYERS:
+            raise UserError(f"the application has no layer with its component {shown(component.id)}")
+        for file in component.files:
+            layer, name = layers.get(file.content.digest or ""), place(len(parts), file.path)
+            if layer is not None:
+                stored.append((layer, name))
+            elif file.content.inline is not None:
+                inline.append((name, file.content.inline))
+            else:
+                raise UserError(f"the application has no layer with its file {shown(file.path)}")
+        parts.append((_part(component, routes, application), module))
+    first, module = parts[0]
     return Choice(
         module,
-        f"{component.id}.wasm",
-        ImageConfig(environment=_environment(component, application)),
+        f"{first.name}.wasm",
+        ImageConfig(),
         layers=tuple(layer for layer, _ in stored),
         diff_ids=("",) * len(stored),
-        names=tuple(path for _, path in stored),
+        names=tuple(name for _, name in stored),
         inline=tuple(inline),
+        parts=tuple(parts),
     )
 
 
@@ -118,40 +123,62 @@ def _parsed(locked: bytes) -> _Application:
         raise UserError(f"the locked Spin application is broken: {shown(str(error))}") from error
 
 
-def _served(application: _Application) -> _Component:
+def _part(component: _Component, routes: list[str], application: _Application) -> Part:
+    defaults = {name: each.default for name, each in application.variables.items() if each.default is not None}
+    return Part(
+        component.id,
+        tuple(routes),
+        tuple(component.env.items()),
+        tuple(component.config.items()),
+        tuple(defaults.items()),
+    )
+
+
+def _served(application: _Application) -> list[tuple[_Component, list[str]]]:
+    """The components that answer requests from outside, with their routes, in the order of the triggers."""
     kinds = {each.trigger_type for each in application.triggers}
     if kinds != {"http"}:
         raise UserError(
             f"it is a Spin application with triggers of type {shown_list(sorted(kinds))}",
             hint="wasmlet serves those of type http",
         )
-    names = sorted({str(each.trigger_config.component) for each in application.triggers})
-    if len(names) > 1:
-        routes = [f"{each.trigger_config.route} → {each.trigger_config.component}" for each in application.triggers]
-        raise UserError(
-            f"it is a Spin application of {len(names)} components ({shown_list(routes)})",
-            hint="wasmlet serves applications of one component: push each as one of its own, and route by a Service "
-            "or Ingress",
-        )
-    if any((each.trigger_config.executor or {}).get("type") == "wagi" for each in application.triggers):
-        raise UserError("it is a Spin application with the executor wagi", hint="build its component for wasi:http")
-    component = next((each for each in application.components if each.id == names[0]), None)
-    if component is None:
-        raise UserError(f"the Spin application has no component {shown(names[0])}")
-    if component.dependencies:
-        raise UserError(
-            f"the Spin component {shown(component.id)} comes apart from its dependencies "
-            f"({shown_list(sorted(component.dependencies))})",
-            hint="push it composed, as `spin registry push` does by itself",
-        )
-    return component
+    routes: dict[str, list[str]] = {}
+    for each in application.triggers:
+        route = _route(each.trigger_config)
+        if route is not None:
+            routes.setdefault(str(each.trigger_config.component), []).append(route)
+    if not routes:
+        raise UserError("every component of the Spin application is private: nobody could ask it anything")
+    components = {each.id: each for each in application.components}
+    served = []
+    for name, its in routes.items():
+        component = components.get(name)
+        if component is None:
+            raise UserError(f"the Spin application has no component {shown(name)}")
+        if component.dependencies:
+            raise UserError(
+                f"the Spin component {shown(name)} comes apart from its dependencies "
+                f"({shown_list(sorted(component.dependencies))})",
+                hint="push it composed, as `spin registry push` does by itself",
+            )
+        served.append((component, its))
+    return served
 
 
-def _environment(component: _Component, application: _Application) -> tuple[tuple[str, str], ...]:
-    """The component's variables, also for `wasi:config`; a template that nothing fills is left out."""
-    pairs = dict[str, str]()
-    for name, text in component.config.items():
-        wanted = [application.variables.get(each, _Variable()).default for each in _TEMPLATE.findall(text)]
-        if None not in wanted:
-            pairs[name] = _TEMPLATE.sub(lambda found: application.variables[found[1]].default or "", text)
-    return tuple((pairs | component.env).items())
+def _route(trigger: _TriggerConfig) -> str | None:
+    """Where a trigger's component answers; None for a private one, which only other components could reach."""
+    about = f"the route {shown(str(trigger.route))}"
+    if trigger.static_response is not None:
+        raise UserError(f"{about} of the Spin application has a static response, which wasmlet does not give")
+    if (trigger.executor or {}).get("type") == "wagi":
+        raise UserError(
+            f"{about} of the Spin application has the executor wagi",
+            hint=f"build its component {shown(str(trigger.component))} for wasi:http",
+        )
+    if trigger.route is None:
+        return _EVERYTHING
+    if isinstance(trigger.route, dict) and trigger.route.get("private") is True:
+        return None
+    if not isinstance(trigger.route, str):
+        raise UserError(f"{about} of the Spin application is neither a path nor {{ private = true }}")
+    return trigger.route

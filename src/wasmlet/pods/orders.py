@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from wasmlet.base import quantity
 from wasmlet.images.image import Image
-from wasmlet.images.programs import Program
 from wasmlet.kube.types import Container
+from wasmlet.pods.applications import Given
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.directories import Places
 from wasmlet.sandbox import protocol
-from wasmlet.volumes.root import ContainerMount, TerminationFile
+from wasmlet.volumes.root import TerminationFile
 
 __all__ = ["Compiled", "Prepared", "spec"]
 
@@ -33,17 +33,21 @@ class Prepared:
     """Everything a sandbox needs but for the engine that it goes to.
 
     Attributes:
-        compiled: The program for each compatibility of engines that was met.
+        given: The program, or those of an application: what the first has is what the container's execs have.
+        compiled: Their artifacts for each compatibility of engines that was met.
     """
 
     image: Image
-    program: Program
     args: list[str]
-    env: list[protocol.EnvVar]
     working_dir: str
-    mounts: list[ContainerMount]
+    given: list[Given]
     termination: TerminationFile | None
-    compiled: Mapping[str, Compiled] = field(default_factory=dict)
+    compiled: Mapping[str, list[Compiled]] = field(default_factory=dict)
+
+    def components(self, compiled: Sequence[Compiled]) -> list[protocol.Component]:
+        """What an engine is told of an application's parts; nothing of any other container."""
+        pairs = zip(self.given, compiled, strict=True)
+        return [given.component(each.artifact) for given, each in pairs if given.running.part is not None]
 
 
 def spec(
@@ -73,12 +77,9 @@ def spec(
         http=http,
         network=network,
         args=prepared.args,
-        env=prepared.env,
+        env=prepared.given[0].env,
         working_dir=prepared.working_dir,
-        mounts=[
-            protocol.Mount(host_path=str(each.host_path), guest_path=each.guest_path, read_only=each.read_only)
-            for each in prepared.mounts
-        ],
+        mounts=prepared.given[0].mounts,
         stdin=container.stdin,
         stdin_once=container.stdin_once,
         tty=container.tty,

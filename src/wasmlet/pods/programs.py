@@ -7,20 +7,18 @@ word names the module, as it names the program of any container (contract 6.1).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from wasmlet.base.errors import UserError
 from wasmlet.images import programs
 from wasmlet.images.image import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.types import Container
+from wasmlet.pods import applications
+from wasmlet.pods.applications import Running
 from wasmlet.pods.environment import Command, Environment, Text
 from wasmlet.sandbox.protocol import EnvVar
 
-__all__ = ["arguments", "program", "search_path"]
-
-MODULE = "module.wasm"
-"""In the attempt's directory, beside its root: no guest sees it."""
+__all__ = ["arguments", "running", "search_path"]
 
 
 def arguments(container: Container, command: Command, image: Image) -> list[Text]:
@@ -38,29 +36,21 @@ def arguments(container: Container, command: Command, image: Image) -> list[Text
     return words
 
 
-def program(
-    image: Image, words: Sequence[Text], environment: Environment, *, working_directory: str, attempt: Path
-) -> Program:
-    """The module to run.
-
-    Args:
-        attempt: Where a module is written of which another function than the usual one is to be called.
+def running(image: Image, words: Sequence[Text], environment: Environment, *, working_directory: str) -> list[Running]:
+    """What is run: one module, or all components of an application, whatever the command says.
 
     Raises:
         NotFoundError: The image's files have no such program.
-        GuestError: It is no WebAssembly, or has no such function.
-        OSError: The disk says no.
+        GuestError: It is no WebAssembly.
     """
+    if image.components:
+        return applications.running(image.components)
     first = words[0].value
     if image.module_name or image.tree is None:
-        found = Program(image.module, image.digest, image.module_name, image.size_bytes, _function(image))
-    else:
-        search = next((each.value for each in environment.variables if each.name == "PATH"), "")
-        found = programs.find(image.tree, first, search=search, working_directory=working_directory)
-    if not found.function:
-        return found
-    attempt.mkdir(mode=0o750, parents=True, exist_ok=True)
-    return programs.with_function(found, attempt / MODULE)
+        given = Program(image.module, image.digest, image.module_name, image.size_bytes, _function(image))
+        return [Running(given)]
+    search = next((each.value for each in environment.variables if each.name == "PATH"), "")
+    return [Running(programs.find(image.tree, first, search=search, working_directory=working_directory))]
 
 
 def search_path(image: Image, variables: Sequence[EnvVar]) -> str:

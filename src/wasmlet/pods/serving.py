@@ -17,12 +17,19 @@ REUSE_ANNOTATION = "wasmlet.dev/http-reuse"
 
 
 def http(
-    pod: Pod, container: Container, *, kind: str, pod_ips: Sequence[str], exposed_ports: Sequence[int] = ()
+    pod: Pod,
+    container: Container,
+    *,
+    kind: str,
+    pod_ips: Sequence[str],
+    exposed_ports: Sequence[int] = (),
+    components: Sequence[protocol.Component] = (),
 ) -> protocol.Http | None:
     """The engine's orders for a guest of this kind; None for one that serves nothing.
 
     Args:
         exposed_ports: What the image says, for a container that names no port.
+        components: Of an application.
 
     Raises:
         UserError: The annotation is no whole number from 1 on.
@@ -34,6 +41,7 @@ def http(
         addresses=list(pod_ips),
         ports=list(dict.fromkeys(ports)) or [*exposed_ports] or [DEFAULT_PORT],
         reuse=_reuse(pod),
+        components=list(components),
     )
 
 

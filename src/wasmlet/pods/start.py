@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from wasmlet.images.image import Image
 from wasmlet.images.programs import Program
 from wasmlet.kube.types import Container, Volume
 from wasmlet.pods import (
+    applications,
     demands,
     environment,
     facts,
@@ -31,6 +33,7 @@ from wasmlet.pods import (
     serving,
 )
 from wasmlet.pods.accounts import Progress
+from wasmlet.pods.applications import Given, Running
 from wasmlet.pods.facts import Attempt, Directory
 from wasmlet.pods.failures import StageError, in_stage
 from wasmlet.pods.orders import Compiled, Prepared
@@ -41,7 +44,7 @@ from wasmlet.sandbox.engines import Handle
 from wasmlet.sandbox.refusals import EngineBusyError, EngineGoneError
 from wasmlet.volumes import mount, root
 from wasmlet.volumes.fields import PodFields
-from wasmlet.volumes.root import GuestMount, RootFile
+from wasmlet.volumes.root import GuestMount, RootFile, TerminationFile
 from wasmlet.volumes.volume import HostVolume
 
 if TYPE_CHECKING:
@@ -126,21 +129,17 @@ class Starter:
             )
         with in_stage("create"):
             words = programs.arguments(container, command, image)
-            program = await asyncio.to_thread(
-                programs.program, image, words, variables,
-                working_directory=working_dir, attempt=self._worker.places.attempt(container.name, number),
-            )  # fmt: skip
-            compatibility, compiled = await self._compile(container, program)
-            await self._lay(container, number, image)
-            made = await asyncio.to_thread(self._root, container, number, variables, working_dir)
+            running = await asyncio.to_thread(programs.running, image, words, variables, working_directory=working_dir)
+            compatibility, compiled = await self._compile(container, running)
+            attempt = self._worker.places.attempt(container.name, number)
+            await self._lay(container, attempt, image)
+            given, termination = await self._give(container, attempt, running, variables, working_dir)
         return Prepared(
             image=image,
-            program=program,
             args=[text.value for text in words],
-            env=[protocol.EnvVar(name=each.name, value=each.value, secret=each.secret) for each in variables.variables],
             working_dir=working_dir,
-            mounts=[*made.mounts],
-            termination=made.termination,
+            given=given,
+            termination=termination,
             compiled={compatibility: compiled},
         )
 
@@ -152,11 +151,18 @@ class Starter:
             self._rooms.library, image, name=volume.name, pod_directory=self._worker.places.pod
         )
 
-    async def _compile(self, container: Container, program: Program) -> tuple[str, Compiled]:
-        """The artifact for engines of the present compatibility, under that value."""
+    async def _compile(self, container: Container, running: Sequence[Running]) -> tuple[str, list[Compiled]]:
+        """The artifacts for engines of the present compatibility, under that value."""
         handle = await self.engine()
-        compatibility = handle.engine.compatibility
+        compatibility, found = handle.engine.compatibility, list[Compiled]()
+        for each in running:
+            with applications.about(each.part):
+                compiled = await self._artifact(container, each.program, compatibility)
+                applications.require_server(each.part, compiled.kind)
+            found.append(compiled)
+        return compatibility, found
 
+    async def _artifact(self, container: Container, program: Program, compatibility: str) -> Compiled:
         def on_compile() -> None:
             news = Progress(
                 container=container.name, stage="compile", subject=program.name, total_bytes=program.size_bytes
@@ -164,17 +170,38 @@ class Starter:
             self._rooms.listener.progress(self._worker.bundle.uid, news)
 
         artifact, compiled = await self._rooms.artifacts.ensure(
-            program.module, digest=program.digest, compatibility=compatibility, on_compile=on_compile
+            program.module,
+            digest=program.digest,
+            compatibility=compatibility,
+            function=program.function,
+            on_compile=on_compile,
         )
-        return compatibility, Compiled(artifact, compiled.kind)
+        return Compiled(artifact, compiled.kind)
 
-    async def _lay(self, container: Container, number: int, image: Image) -> None:
-        """The image's files as the root of the attempt, which is made anew."""
-        if image.tree is None:
-            return
-        attempt = self._worker.places.attempt(container.name, number)
-        await asyncio.to_thread(_empty, attempt / root.ROOT)
-        await self._rooms.library.lay(image, attempt / root.ROOT, writable=not _is_read_only(container))
+    async def _lay(self, container: Container, attempt: Path, image: Image) -> None:
+        """The image's files as the root of the attempt, or as those of its components, which are made anew."""
+        place = attempt / (applications.COMPONENTS if image.components else root.ROOT)
+        if image.tree is not None:
+            await asyncio.to_thread(_empty, place)
+            await self._rooms.library.lay(image, place, writable=not _is_read_only(container))
+
+    async def _give(
+        self,
+        container: Container,
+        attempt: Path,
+        running: Sequence[Running],
+        variables: environment.Environment,
+        working_dir: str,
+    ) -> tuple[list[Given], TerminationFile | None]:
+        """Environment and directories of each program, and the container's termination log, which the first has."""
+        env = [protocol.EnvVar(name=each.name, value=each.value, secret=each.secret) for each in variables.variables]
+        given, termination = list[Given](), None
+        for number, each in enumerate(running):
+            place = attempt if each.part is None else applications.place(attempt, number)
+            made = await asyncio.to_thread(self._root, container, place, variables, working_dir, with_log=not given)
+            termination = termination or made.termination
+            given.append(Given(each, applications.environment(each.part, env), made.mounts))
+        return given, termination
 
     async def engine(self) -> Handle:
         """An engine that takes sandboxes of the pod."""
@@ -206,10 +233,15 @@ class Starter:
         )
 
     def _root(
-        self, container: Container, number: int, variables: environment.Environment, working_dir: str
+        self,
+        container: Container,
+        place: Path,
+        variables: environment.Environment,
+        working_dir: str,
+        *,
+        with_log: bool,
     ) -> root.ContainerRoot:
-        attempt = self._worker.places.attempt(container.name, number)
-        attempt.mkdir(mode=0o750, parents=True, exist_ok=True)
+        place.mkdir(mode=0o750, parents=True, exist_ok=True)
         mounts = []
         volumes = {volume.name: volume for volume in self._worker.bundle.pod.spec.volumes}
         for each in container.volume_mounts:
@@ -217,11 +249,11 @@ class Starter:
             image_volumes.check_sub_path(volumes[each.name], host, sub_path)
             mounts.append(GuestMount(each.mount_path, host, sub_path, each.read_only))
         return root.build_root(
-            attempt,
+            place,
             mounts=mounts,
             files=self._own_files(),
             directories=[working_dir],
-            termination_path=container.termination_message_path or None,
+            termination_path=(container.termination_message_path or None) if with_log else None,
             read_only=_is_read_only(container),
         )
 
@@ -245,15 +277,15 @@ class Starter:
                 handle = await self.engine()
                 compiled = prepared.compiled.get(handle.engine.compatibility)
                 if compiled is None:
-                    _, compiled = await self._compile(container, prepared.program)
+                    _, compiled = await self._compile(container, [each.running for each in prepared.given])
                 http = serving.http(
-                    bundle.pod, container, kind=compiled.kind, pod_ips=pod_ips,
-                    exposed_ports=prepared.image.config.exposed_ports,
+                    bundle.pod, container, kind=compiled[0].kind, pod_ips=pod_ips,
+                    exposed_ports=prepared.image.config.exposed_ports, components=prepared.components(compiled),
                 )  # fmt: skip
                 attempt = self._save_attempt(container, number, prepared, http, engine=handle.record.id)
                 spec = orders.spec(
                     bundle, container, number, prepared,
-                    compiled=compiled, http=http, network=network.way(bundle.pod, pod_ips), places=self._worker.places,
+                    compiled=compiled[0], http=http, network=network.way(bundle.pod, pod_ips), places=self._worker.places,
                 )  # fmt: skip
                 try:
                     sandbox = await self._rooms.engines.put(attempt.id, spec, engine=handle.record.id)
@@ -264,7 +296,8 @@ class Starter:
                 except WasmletError as error:
                     self._drop_attempt(container, attempt)
                     if error.reason == "Artifact":
-                        self._rooms.artifacts.discard(compiled.artifact)
+                        for each in compiled:
+                            self._rooms.artifacts.discard(each.artifact)
                     raise
                 if sandbox.started_at is not None:
                     attempt.started_at = clock.from_text(sandbox.started_at)
@@ -293,10 +326,10 @@ class Starter:
             serves=serving.addresses(container, http, pod_ips=self._worker.facts.pod_ips),
             directories=[
                 Directory(guest_path=each.guest_path, root=str(each.root), relative=each.sub_path)
-                for each in prepared.mounts
+                for each in prepared.given[0].made
             ],
             working_dir=prepared.working_dir,
-            search=programs.search_path(prepared.image, prepared.env),
+            search=programs.search_path(prepared.image, prepared.given[0].env),
         )
         own.attempts.append(attempt)
         self._worker.save_facts()

@@ -73,6 +73,7 @@ class Artifacts:
         *,
         digest: str,
         compatibility: str,
+        function: str = "",
         on_compile: Callable[[], None] | None = None,
     ) -> tuple[protocol.Artifact, protocol.Compiled]:
         """The artifact of `module`, compiled now unless the cache holds it.
@@ -80,13 +81,14 @@ class Artifacts:
         Args:
             digest: `sha256:…` of the module's bytes.
             compatibility: Of the engine that will map it (`protocol.Engine.compatibility`).
+            function: The export that is to be run; "" is the usual one.
             on_compile: Called once before a helper starts; a cached artifact makes no call.
 
         Raises:
             GuestError: The module cannot be run here; the reason is the helper's.
             RetryableError: The disk is full, or the helper was killed.
         """
-        key = hashlib.sha256(f"{digest} {compatibility}".encode()).hexdigest()
+        key = hashlib.sha256(" ".join(filter(None, (digest, compatibility, function))).encode()).hexdigest()
         if key in self._refusals:
             raise self._refusals[key]
         path = self._settings.directory / key[:2] / f"{key}.cwasm"
@@ -96,9 +98,9 @@ class Artifacts:
                 async with self._permits:
                     if on_compile is not None:
                         on_compile()
-                    compiled = await self._compile(module, path, digest=digest, key=key)
+                    compiled = await self._compile(module, path, function, digest=digest, key=key)
             self._known[key] = compiled
-        return protocol.Artifact(path=str(path), sha256=compiled.sha256), compiled
+        return protocol.Artifact(path=str(path), sha256=compiled.sha256, function=function or None), compiled
 
     def discard(self, artifact: protocol.Artifact) -> None:
         """Drop an artifact that an engine refused to map; the next `ensure` compiles it again."""
@@ -121,12 +123,14 @@ class Artifacts:
             removed += path.suffix == ".cwasm"
         return removed
 
-    async def _compile(self, module: Path, path: Path, *, digest: str, key: str) -> protocol.Compiled:
+    async def _compile(self, module: Path, path: Path, function: str, *, digest: str, key: str) -> protocol.Compiled:
+        chosen = [f"--function={function}"] if function else []
         try:
             path.parent.mkdir(exist_ok=True, mode=0o750)
             with module.open("rb") as source:
                 process = await asyncio.create_subprocess_exec(
                     self._program, "compile", "--output", path, "--memory-limit", str(self._settings.memory_bytes),
+                    *chosen,
                     stdin=source, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, env={},
                 )  # fmt: skip
         except OSError as error:

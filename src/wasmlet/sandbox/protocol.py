@@ -57,10 +57,14 @@ class Engine(Document, frozen=True, kw_only=True):
 
 
 class Artifact(Document, frozen=True, kw_only=True):
-    """A compiled module; the engine maps it only when the SHA-256 (hex) is right."""
+    """A compiled module; the engine maps it only when the SHA-256 (hex) is right.
+
+    `function` is the export that a command is, where it is not the usual one.
+    """
 
     path: str
     sha256: str
+    function: str | None = None
 
 
 class EnvVar(Document, frozen=True, kw_only=True):
@@ -94,8 +98,24 @@ class Log(Document, frozen=True, kw_only=True):
     lossless: bool = False
 
 
+class Component(Document, frozen=True, kw_only=True):
+    """A part of an application: a guest of kind http, and what of the application's paths is its.
+
+    A route's segments are literal or `:name`; one at the end may be `...`, which is all that follows.
+    """
+
+    name: str
+    routes: list[str]
+    artifact: Artifact
+    env: list[EnvVar] = []
+    mounts: list[Mount] = []
+
+
 class Http(Document, frozen=True, kw_only=True):
-    """Where and how a guest of kind http serves; the engine's defaults stand where a field is left out."""
+    """Where and how a guest of kind http serves; the engine's defaults stand where a field is left out.
+
+    Without `components` every request is for the sandbox's own artifact.
+    """
 
     addresses: list[str]
     ports: list[int]
@@ -104,6 +124,7 @@ class Http(Document, frozen=True, kw_only=True):
     max_queued: int = 1000
     request_timeout_seconds: float = 30.0
     lame_duck_seconds: float = 1.0
+    components: list[Component] = []
 
 
 class Network(Document, frozen=True, kw_only=True):
@@ -249,7 +270,10 @@ class Compiled(Document, frozen=True, kw_only=True):
 
 
 class Inspected(Document, frozen=True, kw_only=True):
-    """What a file is, without compiling it; `problem` is why it would not run, "" when it would."""
+    """What a file is, without compiling it; `problem` is why it would not run, "" when it would.
+
+    `functions` are those of its exports that can be called as programs.
+    """
 
     kind: str | None
     format: str
@@ -259,6 +283,7 @@ class Inspected(Document, frozen=True, kw_only=True):
     bytes: int
     imports: list[str]
     exports: list[str]
+    functions: list[str] = []
     missing: list[str]
     problem: str
 

@@ -1,4 +1,4 @@
-"""Spin's applications: which component is served, with which files and variables, and why others are refused."""
+"""Spin's applications: which components are served, with which routes and files, and why others are refused."""
 
 import base64
 import json
@@ -13,6 +13,7 @@ from tests.unit.images.conftest import COMPONENT
 from tests.unit.images.fake_registry import FakeRegistry
 from wasmlet.base.errors import UserError
 from wasmlet.images import spin
+from wasmlet.images.application import Part, place
 from wasmlet.images.layouts import KRUSTLET_LAYER, WASM_LAYER
 from wasmlet.images.library import Library
 from wasmlet.images.manifest import Descriptor, Manifest, digest_of
@@ -60,6 +61,10 @@ def manifest(application: bytes, *, wasm: str = KRUSTLET_LAYER, also: str = "") 
     return Manifest(config=Descriptor(media_type=CONFIG, digest=digest_of(b"{}"), size=2), layers=layers)
 
 
+def variables(part: Part, **given: str) -> dict[str, str]:
+    return {name: value for name, value, _ in part.filled(given)}
+
+
 async def test_an_application_is_pulled(library: Library, fake: FakeRegistry, tmp_path: Path) -> None:
     application = json.dumps(locked()).encode()
     blobs = ((KRUSTLET_LAYER, COMPONENT), (DATA, PAGE), (spin.APPLICATION, application))
@@ -67,12 +72,17 @@ async def test_an_application_is_pulled(library: Library, fake: FakeRegistry, tm
     name = f"{fake.address}/test/hello:app"
     image, _ = await library.ensure(name, pull_policy="IfNotPresent")
     assert (image.digest, image.module_name) == (digest_of(COMPONENT), "hello.wasm")
-    assert dict(image.config.environment) == {"MODE": "production", "greeting": "hello, world", "plain": "text"}
+    (component,) = image.components
+    assert component.part.routes == ("/...", "/...")
+    assert component.part.environment == (("MODE", "production"),)
+    assert variables(component.part) == {"greeting": "hello, world", "plain": "text"}
+    assert component.module.read_bytes() == COMPONENT
     root = tmp_path / "root"
     root.mkdir()
     await library.lay(image, root, writable=True)
-    assert (root / "site/index.html").read_bytes() == (root / "site/copy.html").read_bytes() == PAGE
-    assert (root / "tiny").read_bytes() == b"tiny"
+    files = root / place(0)
+    assert (files / "site/index.html").read_bytes() == (files / "site/copy.html").read_bytes() == PAGE
+    assert (files / "tiny").read_bytes() == b"tiny"
     assert await library.ensure(name, pull_policy="Never") == (image, False)
     (stored,) = await library.images()
     assert stored.size_bytes > len(application) + 3 * len(PAGE)
@@ -92,6 +102,10 @@ def test_an_application_without_files_is_its_component() -> None:
     [
         ({"trigger": {"trigger_type": "redis"}}, "", "triggers of type redis"),
         ({"triggers": []}, "", "triggers of type none"),
+        ({"trigger": {"trigger_config": {"component": "hello", "route": {"private": True}}}}, "", "is private"),
+        ({"trigger": {"trigger_config": {"component": "hello", "route": {"private": False}}}}, "", "neither a path"),
+        ({"trigger": {"trigger_config": {"static_response": {}, "route": "/x"}}}, "", "/x .* a static response"),
+        ({"component": {"files": [{"path": "../../1/root/x", "content": {"inline": ""}}]}}, "", "climbs out"),
         ({"trigger": {"trigger_config": {"component": "other", "route": "/x"}}}, "", "no component other"),
         (
             {"trigger": {"trigger_config": {"component": "hello", "executor": {"type": "wagi"}}}},
@@ -112,12 +126,45 @@ def test_what_cannot_be_served_is_said(changes: dict[str, Any], also: str, text:
         spin.choose(manifest(application, also=also), application)
 
 
-def test_several_components_are_named_with_their_routes() -> None:
+def test_each_component_has_its_routes_and_files() -> None:
     base = locked()
-    other = {"trigger_type": "http", "trigger_config": {"component": "admin", "route": "/admin/..."}}
-    application = json.dumps({**base, "triggers": [*base["triggers"], other]}).encode()
-    with pytest.raises(UserError, match=r"2 components \(/\.\.\. → hello, /admin/\.\.\. → admin\)"):
-        spin.choose(manifest(application), application)
+    admin = {
+        **base["components"][0],
+        "id": "admin",
+        "env": {},
+        "config": {},
+        "files": [{"content": {"digest": digest_of(PAGE)}, "path": "/page"}],
+    }
+
+    def trigger(component: str, route: Any) -> dict[str, Any]:
+        return {"trigger_type": "http", "trigger_config": {"component": component, "route": route}}
+
+    triggers = [
+        trigger("hello", "/"),
+        trigger("admin", "/admin/..."),
+        trigger("hidden", {"private": True}),
+        trigger("hello", "/hello/:name"),
+    ]
+    application = json.dumps({**base, "components": [*base["components"], admin], "triggers": triggers}).encode()
+    choice = spin.choose(manifest(application), application)
+    assert [(part.name, part.routes) for part, _ in choice.parts] == [
+        ("hello", ("/", "/hello/:name")),
+        ("admin", ("/admin/...",)),
+    ]
+    assert choice.names == ("0/root/site/index.html", "0/root/site/copy.html", "1/root/page")
+    assert [name for name, _ in choice.inline] == ["0/root/tiny"]
+    assert choice.module is not None
+    assert choice.modules == (choice.module,)
+
+
+def test_variables_are_the_pods_or_their_defaults() -> None:
+    application = json.dumps(locked()).encode()
+    ((part, _),) = spin.choose(manifest(application), application).parts
+    assert variables(part) == {"greeting": "hello, world", "plain": "text"}
+    assert variables(part, WORD="bye", SECRET="x") == {"greeting": "bye, world", "token": "x", "plain": "text"}
+    filled = {name: used for name, _, used in part.filled({"SPIN_VARIABLE_WORD": "{{ secret }}", "WORD": "no"})}
+    assert filled == {"greeting": {"SPIN_VARIABLE_WORD"}, "plain": set()}
+    assert variables(part, SPIN_VARIABLE_WORD="{{ secret }}")["greeting"] == "{{ secret }}, world"
 
 
 @given(st.binary(max_size=60))

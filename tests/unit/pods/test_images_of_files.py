@@ -12,7 +12,7 @@ from tests.support.guests import guest, http_guest
 from tests.support.pods import bundle, data_volume
 from tests.support.waiting import eventually
 from wasmlet.base.errors import GuestError, NotFoundError
-from wasmlet.images.entry_points import with_entry_point
+from wasmlet.images.application import place
 from wasmlet.images.layouts import KRUSTLET_LAYER
 from wasmlet.images.manifest import digest_of
 from wasmlet.images.spin import APPLICATION
@@ -191,8 +191,7 @@ async def test_exec_finds_programs_of_the_image(agent: Agent) -> None:
 
 
 async def test_a_function_of_a_module_may_be_named(agent: Agent) -> None:
-    """`run` writes to standard output by way of `_start`'s own code: the guest's export under another name."""
-    module = with_entry_point(ENV, "_start").replace(b"\6_start", b"\6_other")
+    module = ENV.replace(b"\6_start", b"\6_other")
     reference = image(agent, files({"app.wasm": module, "odd#name": ENV}), Entrypoint=["/app.wasm#_other", "x"])
     assert "argv[0]=/app.wasm#_other" in await output(agent, pod(reference))
     assert "argv[2]=y" in await output(agent, pod(reference, args=["y"]))
@@ -200,11 +199,11 @@ async def test_a_function_of_a_module_may_be_named(agent: Agent) -> None:
     submitted = pod(reference, command=["/app.wasm#nothing"])
     agent.dispatch.submit(submitted)
     message = await agent.until_waiting(submitted, "CreateContainerError")
-    assert "the module exports no function nothing; it exports _other" in message
+    assert "the module exports no function nothing; it exports memory, _other" in message
 
 
 async def test_a_function_of_an_image_of_one_module(agent: Agent) -> None:
-    module = with_entry_point(ENV, "_start").replace(b"\6_start", b"\6_other")
+    module = ENV.replace(b"\6_start", b"\6_other")
     reference = image(agent, extra_layers=[("application/wasm", module)], Entrypoint=["app.wasm#_other"])
     assert "argv[0]=app.wasm#_other" in await output(agent, pod(reference))
 
@@ -225,9 +224,9 @@ async def test_a_spin_application_serves_and_sees_its_files(agent: Agent) -> Non
     layers = [(KRUSTLET_LAYER, component), (APPLICATION, json.dumps(locked).encode())]
     submitted = pod(image(agent, extra_layers=layers))
     agent.dispatch.submit(submitted)
-    root = agent.directory / "pools" / "default" / submitted.uid / "containers" / "main" / "0" / "root"
+    attempt = agent.directory / "pools" / "default" / submitted.uid / "containers" / "main" / "0"
     await agent.until(submitted, lambda _: agent.attempts(submitted))
-    assert (root / "site" / "tiny").read_text() == "tiny"
+    assert (attempt / "components" / place(0, "site/tiny")).read_text() == "tiny"
 
 
 async def test_what_a_spin_component_needs_of_spin_alone_is_named(agent: Agent) -> None:
@@ -240,7 +239,7 @@ async def test_what_a_spin_component_needs_of_spin_alone_is_named(agent: Agent) 
     submitted = pod(image(agent, extra_layers=layers))
     agent.dispatch.submit(submitted)
     message = await agent.until_waiting(submitted, "CreateContainerError")
-    assert "the component imports fermyon:spin/key-value@2.0.0, fermyon:spin/variables@2.0.0" in message
+    assert "component hello: the component imports fermyon:spin/key-value@2.0.0, fermyon:spin/var" in message
 
 
 async def test_a_spin_application_that_does_not_serve_says_what_it_is(agent: Agent) -> None:

@@ -24,6 +24,7 @@ def test_there_are_examples_of_every_document() -> None:
         "Confinement",
         "Artifact",
         "EnvVar",
+        "Component",
         "Mount",
         "Log",
         "Http",

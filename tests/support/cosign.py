@@ -11,7 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from wasmlet.images.manifest import OCI_INDEX, OCI_MANIFEST, digest_of
@@ -19,7 +19,7 @@ from wasmlet.images.signatures import SIGN_PREDICATE, SIGNATURE_ANNOTATION, SIMP
 
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 STATEMENT = "application/vnd.in-toto+json"
-PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Signer:
         if isinstance(self.private, ec.EllipticCurvePrivateKey):
             sizes = {"secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
             return self.private.sign(message, ec.ECDSA(sizes.get(self.private.curve.name, hashes.SHA256())))
+        if isinstance(self.private, ed25519.Ed25519PrivateKey):
+            return self.private.sign(message)
         return self.private.sign(message, padding.PKCS1v15(), hashes.SHA256())
 
     def layer(self, payload: bytes) -> dict[str, Any]:

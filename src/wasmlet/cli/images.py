@@ -21,7 +21,7 @@ from wasmlet.base import clock
 from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, UserError
 from wasmlet.cli.output import Table, output_option, print_json, shown_size
 from wasmlet.cli.pods import accounts, age
-from wasmlet.images import archives
+from wasmlet.images import archives, naming
 from wasmlet.images.image import Progress, StoredImage
 from wasmlet.images.layouts import Binary, Interfaces
 from wasmlet.images.library import Library
@@ -114,9 +114,10 @@ def push_command(
 
 @click.command("rmi")
 @click.argument("references", nargs=-1, required=True)
+@click.option("-f", "--force", is_flag=True, help="Also all references of an image that is named by its ID.")
 @click.pass_obj
-def rmi_command(state: str | None, references: tuple[str, ...]) -> None:
-    """Remove images from the local store; one that a living pod uses is refused."""
+def rmi_command(state: str | None, references: tuple[str, ...], force: bool) -> None:
+    """Remove images from the local store, by reference or by ID; one that a living pod uses is refused."""
     settings = config.load(state=state)
 
     async def remove() -> None:
@@ -129,13 +130,15 @@ def rmi_command(state: str | None, references: tuple[str, ...]) -> None:
         }
         library = _library(settings)
         try:
-            for reference in references:
-                name = str(parse_remote(reference))
-                if name in users:
-                    pod = users[name]
-                    raise ConflictError(f"pod {pod} uses {name}", hint=f"remove it first: wasmlet rm {pod}")
-                await library.remove(reference)
-                click.echo(reference)
+            for word in references:
+                names = [each.reference for each in naming.named(await library.images(), word, every=force)]
+                for name in names:
+                    if name in users:
+                        pod = users[name]
+                        raise ConflictError(f"pod {pod} uses {name}", hint=f"remove it first: wasmlet rm {pod}")
+                for name in names:
+                    await library.discard(name)
+                    click.echo(name)
         finally:
             await library.close()
 

@@ -18,7 +18,9 @@ CONTAINER_CONFIGS: Final = (
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 )
-WASM_SYSTEMS: Final = ("wasip2", "wasip1", "wasi")
+WASM_SYSTEMS: Final = ("wasip2", "wasip1", "wasi", "wasip3")
+"""Best first; the last is in no specification yet, and for trial here."""
+
 WASM_ARCHITECTURES: Final = ("wasm", "wasm32")
 _SELECTED_BY: Final = {"module.wasm.image/variant": ("compat", "compat-smart"), "run.oci.handler": ("wasm", "wasmtime")}
 """Annotations by which crun and youki know a Wasm image whatever its platform says."""

@@ -1,4 +1,4 @@
-"""Public keys that sign images: those that cosign makes (ECDSA P-256) and imports (P-384, P-521, RSA)."""
+"""Public keys that sign images: those that cosign makes (ECDSA P-256) and imports (P-384, P-521, RSA, Ed25519)."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Final
 
+from wasmlet.images import ed25519ph
+
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    PublicKey = EllipticCurvePublicKey | Ed25519PublicKey | RSAPublicKey
 
 MAX_PEM_BYTES: Final = 64 << 10
 MIN_RSA_BITS: Final = 2048  # what sigstore's libraries take at least
@@ -26,7 +31,7 @@ class Key:
 
     fingerprint: str
     name: str = field(compare=False)
-    _public: EllipticCurvePublicKey | RSAPublicKey = field(compare=False, repr=False)
+    _public: PublicKey = field(compare=False, repr=False)
 
     def has_signed(self, message: bytes, signature: bytes) -> bool:
         """Whether the signature is this key's over `message`."""
@@ -71,15 +76,13 @@ def load(pem: bytes, *, name: str) -> Key:
     elif isinstance(public, rsa.RSAPublicKey):
         if public.key_size < MIN_RSA_BITS:
             raise ValueError(f"{name} is an RSA key of {public.key_size} bits; {MIN_RSA_BITS} is the least")
-    elif isinstance(public, ed25519.Ed25519PublicKey):
-        raise ValueError(f"{name} is an Ed25519 key: cosign signs with it as Ed25519ph, which is not verified here")
-    else:
-        raise ValueError(f"{name} is no ECDSA or RSA key")
+    elif not isinstance(public, ed25519.Ed25519PublicKey):
+        raise ValueError(f"{name} is no ECDSA, RSA or Ed25519 key")
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return Key(f"sha256:{sha256(der).hexdigest()}", name, public)
 
 
-def _signs_sha256(public: EllipticCurvePublicKey | RSAPublicKey) -> bool:
+def _signs_sha256(public: PublicKey) -> bool:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa  # noqa: PLC0415
 
     is_p256 = isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)
@@ -87,7 +90,7 @@ def _signs_sha256(public: EllipticCurvePublicKey | RSAPublicKey) -> bool:
 
 
 def _verify(
-    public: EllipticCurvePublicKey | RSAPublicKey,
+    public: PublicKey,
     signature: bytes,
     message: bytes,
     *,
@@ -100,7 +103,7 @@ def _verify(
     """
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives import hashes  # noqa: PLC0415
-    from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.utils import Prehashed  # noqa: PLC0415
 
     try:
@@ -108,12 +111,25 @@ def _verify(
             algorithm = hashes.SHA256() if digest is None else Prehashed(hashes.SHA256())
             public.verify(signature, message if digest is None else digest, padding.PKCS1v15(), algorithm)
             return True
+        if isinstance(public, ed25519.Ed25519PublicKey):
+            return _verify_ed25519(public, signature, message)
         if digest is not None:
             public.verify(signature, digest, ec.ECDSA(Prehashed(hashes.SHA256())))
             return True
         return _verify_ecdsa(public, signature, message)
     except (InvalidSignature, ValueError):
         return False
+
+
+def _verify_ed25519(public: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    """Over the message, as Sigstore's envelopes have it, or over its SHA-512 (Ed25519ph), as cosign signs all else."""
+    from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
+
+    try:
+        public.verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return ed25519ph.verify(public.public_bytes_raw(), signature, message)
+    return True
 
 
 def _verify_ecdsa(public: EllipticCurvePublicKey, signature: bytes, message: bytes) -> bool:

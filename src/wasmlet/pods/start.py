@@ -285,7 +285,8 @@ class Starter:
                 attempt = self._save_attempt(container, number, prepared, http, engine=handle.record.id)
                 spec = orders.spec(
                     bundle, container, number, prepared,
-                    compiled=compiled[0], http=http, network=network.way(bundle.pod, pod_ips), places=self._worker.places,
+                    compiled=compiled[0], http=http,
+                    network=network.way(bundle.pod, pod_ips), places=self._worker.places,
                 )  # fmt: skip
                 try:
                     sandbox = await self._rooms.engines.put(attempt.id, spec, engine=handle.record.id)

@@ -41,6 +41,21 @@ def test_what_is_no_archive_and_no_image(command: Command, tmp_path: Path) -> No
     assert b"a local file is not an image in a registry" in file.stderr
 
 
+def test_an_image_is_removed_by_its_id(command: Command) -> None:
+    store = Store(command.state / "images")
+    for name in (USED, UNUSED):
+        add_image(store, name, guest("sleep").read_bytes())
+    identity = store.entries()[0].resolved_digest
+    command.succeed("run", "--detach", "--name", "user", USED)
+    assert b"2 references" in command.run("rmi", identity).stderr
+    assert b"pod user uses example.test/used:v1" in command.run("rmi", "--force", identity).stderr
+    command.succeed("rm", "user")
+    assert len(store.entries()) == 2
+    command.succeed("rmi", UNUSED)
+    assert command.succeed("rmi", identity[:19]) == f"{USED}\n"
+    assert store.entries() == []
+
+
 def test_prune_keeps_what_pods_use(command: Command) -> None:
     store = Store(command.state / "images")
     add_image(store, USED, guest("sleep").read_bytes())

@@ -25,6 +25,7 @@ WASM_ARCHITECTURES: Final = ("wasm", "wasm32")
 _SELECTED_BY: Final = {"module.wasm.image/variant": ("compat", "compat-smart"), "run.oci.handler": ("wasm", "wasmtime")}
 """Annotations by which crun and youki know a Wasm image whatever its platform says."""
 
+SPIN_MANIFEST: Final = "spin.toml"
 _PORT: Final = re.compile(r"(\d{1,5})(?:/tcp)?", re.ASCII)
 _MAX_PORT: Final = 65535
 
@@ -127,7 +128,7 @@ def is_for_wasm(manifest: Manifest, config: ContainerConfig) -> bool:
     if any(annotations.get(name) in values for name, values in _SELECTED_BY.items()):
         return True
     started = (*config.image.entrypoint, *config.image.command)[:1]
-    return any(word.endswith(".wasm") or ".wasm#" in word for word in started)
+    return any(word.endswith((".wasm", SPIN_MANIFEST)) or ".wasm#" in word for word in started)
 
 
 def chain_id(diff_ids: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
-from wasmlet.images import layouts, policy
+from wasmlet.images import layouts, policy, spin_files
 from wasmlet.images.access import Access
 from wasmlet.images.application import Component
 from wasmlet.images.collection import Disk
@@ -21,7 +21,7 @@ from wasmlet.images.downloads import Downloads, Wanted, choose, described_by
 from wasmlet.images.entries import Entry
 from wasmlet.images.image import Image, Progress, PullPolicy, StoredImage
 from wasmlet.images.layers import Bounds
-from wasmlet.images.layouts import Interfaces, Layout, WasiOs
+from wasmlet.images.layouts import Choice, Interfaces, Layout, WasiOs
 from wasmlet.images.local import LocalFiles
 from wasmlet.images.pushing import push_module
 from wasmlet.images.reference import LocalFile, Reference, parse_remote
@@ -30,7 +30,7 @@ from wasmlet.images.settings import Settings
 from wasmlet.images.sources import Account, Source
 from wasmlet.images.store import Content, MissingBlobError, Store
 from wasmlet.images.threads import in_thread
-from wasmlet.images.trees import Trees, chain_of
+from wasmlet.images.trees import Tree, Trees, chain_of
 from wasmlet.images.trust import Trust
 
 if TYPE_CHECKING:
@@ -270,6 +270,10 @@ class Library:
         described = await in_thread(described_by, self._store, content.manifest, content.config)
         choice = choose(content.manifest, described, for_files)
         tree = await self._trees.of_image(choice, self._store.path, what=f"image {reference}")
+        if tree is not None and choice.module is None and not for_files:
+            found = await in_thread(spin_files.application, tree, choice.config)
+            if found is not None:
+                return self._application(reference, content, choice, *found)
         module = choice.module
         named = choice.module_name or f"{posixpath.basename(reference.repository)}.wasm"
         return Image(
@@ -284,6 +288,22 @@ class Library:
             components=tuple(
                 Component(part, self._store.path(blob.digest), blob.digest, blob.size) for part, blob in choice.parts
             ),
+        )
+
+    def _application(
+        self, reference: Reference, content: Content, choice: Choice, tree: Tree, components: tuple[Component, ...]
+    ) -> Image:
+        first = components[0]
+        return Image(
+            reference=str(reference),
+            image_id=f"{reference.name}@{content.entry.resolved_digest}",
+            digest=first.digest,
+            module=first.module,
+            module_name=f"{first.part.name}.wasm",
+            config=choice.config,
+            size_bytes=sum(blob.size for blob in choice.blobs),
+            tree=tree,
+            components=components,
         )
 
     async def _pull(self, wanted: Wanted, flight: Flight[tuple[Image, bool], Progress]) -> tuple[Image, bool]:

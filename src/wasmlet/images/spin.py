@@ -36,7 +36,9 @@ class _File(msgspec.Struct):
     content: _Content = msgspec.field(default_factory=_Content)
 
 
-class _Component(msgspec.Struct):
+class LockedComponent(msgspec.Struct):
+    """A component of a locked application (spin, crates/locked-app)."""
+
     id: str
     source: _Source = msgspec.field(default_factory=_Source)
     env: dict[str, str] = {}
@@ -63,7 +65,7 @@ class _Variable(msgspec.Struct):
 
 class _Application(msgspec.Struct):
     triggers: list[_Trigger] = []
-    components: list[_Component] = []
+    components: list[LockedComponent] = []
     variables: dict[str, _Variable] = {}
 
 
@@ -81,7 +83,10 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
     Raises:
         UserError: Not an application, or one that wasmlet cannot serve; the message says why.
     """
-    application = _parsed(locked)
+    try:
+        document = msgspec.json.decode(locked)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _broken(error) from error
     layers = {layer.digest: layer for layer in manifest.layers}
     if any(layer.media_type == _ARCHIVE for layer in manifest.layers):
         raise UserError(
@@ -90,7 +95,7 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
         )
     parts = list[tuple[Part, Descriptor]]()
     stored, inline = list[tuple[Descriptor, str]](), list[tuple[str, bytes]]()
-    for component, routes in _served(application):
+    for component, part in served(document):
         module = layers.get(component.source.content.digest or "")
         if module is None or module.media_type not in WASM_LAYERS:
             raise UserError(f"the application has no layer with its component {shown(component.id)}")
@@ -102,7 +107,7 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
                 inline.append((name, file.content.inline))
             else:
                 raise UserError(f"the application has no layer with its file {shown(file.path)}")
-        parts.append((_part(component, routes, application), module))
+        parts.append((part, module))
     first, module = parts[0]
     return Choice(
         module,
@@ -116,14 +121,27 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
     )
 
 
-def _parsed(locked: bytes) -> _Application:
+def served(document: Any) -> list[tuple[LockedComponent, Part]]:
+    """The components that answer requests from outside, in the order of their triggers.
+
+    Args:
+        document: A locked application, decoded.
+
+    Raises:
+        UserError: It is none, or one that wasmlet cannot serve.
+    """
     try:
-        return msgspec.json.decode(locked, type=_Application)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"the locked Spin application is broken: {shown(str(error))}") from error
+        application = msgspec.convert(document, _Application)
+    except msgspec.ValidationError as error:
+        raise _broken(error) from error
+    return [(component, _part(component, routes, application)) for component, routes in _served(application)]
 
 
-def _part(component: _Component, routes: list[str], application: _Application) -> Part:
+def _broken(error: Exception) -> UserError:
+    return UserError(f"the Spin application is broken: {shown(str(error))}")
+
+
+def _part(component: LockedComponent, routes: list[str], application: _Application) -> Part:
     defaults = {name: each.default for name, each in application.variables.items() if each.default is not None}
     return Part(
         component.id,
@@ -134,8 +152,7 @@ def _part(component: _Component, routes: list[str], application: _Application) -
     )
 
 
-def _served(application: _Application) -> list[tuple[_Component, list[str]]]:
-    """The components that answer requests from outside, with their routes, in the order of the triggers."""
+def _served(application: _Application) -> list[tuple[LockedComponent, list[str]]]:
     kinds = {each.trigger_type for each in application.triggers}
     if kinds != {"http"}:
         raise UserError(

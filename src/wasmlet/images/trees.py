@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -141,7 +141,7 @@ class Trees:
             except DamagedTreeError as error:
                 _log.warning("tree is damaged and made again", extra={"image": what, "cause": str(error)})
         await in_thread(self.discard, tree.chain)
-        again = await self.ensure(tree.chain, tree.layers, what=what)
+        again = replace(await self.ensure(tree.chain, tree.layers, what=what), files=tree.files)
         async with self._laying:
             await in_thread(beneath.remove_tree, destination)
             await in_thread(destination.mkdir)

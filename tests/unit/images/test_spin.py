@@ -117,7 +117,7 @@ def test_an_application_without_files_is_its_component() -> None:
         ({"component": {"source": {}}}, "", "no layer with its component"),
         ({"component": {"files": [{"path": "x", "content": {"digest": digest_of(b"else")}}]}}, "", "with its file x"),
         ({}, BUNDLE, "in an archive"),
-        ({"components": "none"}, "", "locked Spin application is broken"),
+        ({"components": "none"}, "", "Spin application is broken"),
     ],
 )
 def test_what_cannot_be_served_is_said(changes: dict[str, Any], also: str, text: str) -> None:

@@ -62,6 +62,7 @@ from wasmlet.server.kubelet import KubeletServer
 from wasmlet.server.kubelet import Settings as ServerSettings
 from wasmlet.server.reviews import ApiReviews
 from wasmlet.server.serving_files import ServingFiles
+from wasmlet.server.summary import Places, Summary
 
 CLIENT_CA_NAME = "client-ca.pem"
 QUERIES_PER_SECOND = 400.0
@@ -117,6 +118,7 @@ class Cluster:
         self.dispatch: Dispatch | None = None
         self.shutdown = GracefulShutdown(settings.node, pods=self._living, terminate=self._terminate)
         self.machinery: Machinery | None = None
+        self._places: Places | None = None
         self.image_settings: dict[str, object] = {}
         self._node: Node | None = None
         self.pod_cidr = _pod_cidr(settings, host_ips)
@@ -262,6 +264,7 @@ class Cluster:
         """Take note of what runs the pods: the Node tells of it, and /configz of the settings of images."""
         self.image_settings = image_settings
         self.machinery = Machinery(rooms.library, rooms.engines, state)
+        self._places = Places(node_name=self.settings.node.name, state=state, images=rooms.library.directory)
         rooms.engines.on_trouble = self._report_now
 
     def warn(self, reason: str, message: str) -> None:
@@ -303,7 +306,8 @@ class Cluster:
         )
         return KubeletServer(
             ServerSettings(configuration=configuration), dispatch, hub,
-            Authenticator(reviews), Authorizer(reviews, node_name=node.name), health=health,
+            Authenticator(reviews), Authorizer(reviews, node_name=node.name),
+            health=health, summary=None if self._places is None else Summary(self._places, dispatch),
         )  # fmt: skip
 
     # --- files that others replace ------------------------------------------------------------------------------------

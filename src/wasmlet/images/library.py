@@ -67,6 +67,11 @@ class Library:
     def __repr__(self) -> str:
         return f"<Library {self._settings.directory} {self._pulls!r} {self._downloads!r}>"
 
+    @property
+    def directory(self) -> Path:
+        """The store."""
+        return self._settings.directory
+
     async def ensure(
         self,
         reference: str,

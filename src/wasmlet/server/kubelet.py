@@ -4,6 +4,7 @@
     GET       /pods, /runningpods/                           `pods`
     GET       /containerLogs/{namespace}/{pod}/{container}   `logs`
     GET       /configz                                       `configz`
+    GET       /stats/summary                                 `summary`
     GET|POST  /exec, /attach, /portForward; POST /run        501 until they are there
 
 A request goes: door (`listening`, `tls`) → who is it (`authentication`) → may it (`authorization`) → its verb's file.
@@ -36,6 +37,7 @@ from wasmlet.server.log_options import InvalidOptionsError
 from wasmlet.server.logs import Logs
 from wasmlet.server.pods import Pods
 from wasmlet.server.statuses import http_status
+from wasmlet.server.summary import Summary
 
 if TYPE_CHECKING:
     from aiohttp.web_protocol import RequestHandler
@@ -98,6 +100,7 @@ class KubeletServer:
         authorizer: Authorizer,
         *,
         health: Health | None = None,
+        summary: Summary | None = None,
     ) -> None:
         self._settings = settings
         self._authenticator = authenticator
@@ -109,6 +112,8 @@ class KubeletServer:
         self._logs = Logs(dispatch, hub, split_streams=settings.split_streams)
         application = web.Application(middlewares=[self._guard])
         application.add_routes(self._routes(Pods(dispatch), health or Health()))
+        if summary is not None:
+            application.add_routes([_get("/stats/summary", summary.handle)])
         self._runner = web.AppRunner(
             application,
             access_log=None,

@@ -18,6 +18,7 @@ from wasmlet.server.health import Health
 from wasmlet.server.hub import Hub
 from wasmlet.server.kubelet import KubeletServer, Settings
 from wasmlet.server.reviews import Identity
+from wasmlet.server.summary import Summary
 from wasmlet.server.tls import TlsFiles
 
 NODE = "node"
@@ -136,14 +137,22 @@ class Api:
 
 @contextlib.asynccontextmanager
 async def served(
-    directory: Path, dispatch: Dispatch, hub: Hub, *, settings: Settings | None = None, health: Health | None = None
+    directory: Path,
+    dispatch: Dispatch,
+    hub: Hub,
+    *,
+    settings: Settings | None = None,
+    health: Health | None = None,
+    summary: Summary | None = None,
 ) -> AsyncIterator[Api]:
     """A running API, whose admin has a token and a certificate."""
     papers, cluster, time = Papers(directory), Cluster(), Time()
     cluster.add_token(ADMIN_TOKEN, ADMIN)
     authenticator = Authenticator(cluster, now=time)
     authorizer = Authorizer(cluster, node_name=NODE, now=time)
-    server = KubeletServer(settings or Settings(), dispatch, hub, authenticator, authorizer, health=health)
+    server = KubeletServer(
+        settings or Settings(), dispatch, hub, authenticator, authorizer, health=health, summary=summary
+    )
     server.rotate(papers.serving())
     await server.start(HOST, 0)
     api = Api(server, papers, cluster, time)

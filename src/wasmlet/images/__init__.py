@@ -8,15 +8,17 @@ Nouns:
 - The **registry** (`registry`) speaks the OCI distribution API through the `transport` (connections, TLS, time limits,
   redirects) and `authentication` (basic, bearer tokens). aiohttp is imported at the first request, not before.
 - A **manifest** (`manifest`) lists blobs; the **layout** (`layouts`, `configuration`) says which blob is the module,
-  which are layers of files, and how the image starts; `spin` does so for Spin's applications. All pure.
+  which are layers of files, and how the image starts. An **application** (`application`) has several components with
+  routes of their own: Spin's, from a locked application (`spin`) or from a file of the image (`spin_files`). Pure.
 - A **tree** (`trees`) is what layers unpack to, once: a helper process (`unpacking`) reads them (`layers`) into a value
   (`filesystem`, pure), from which each container's root is made (`laying`) and its program found (`programs`).
 - The **store** (`store`, `ingest`) is an OCI image layout directory, shared by processes, readable by other tools.
 - **Trust** (`trust`) asks, before an image is used, who vouches for it: a **policy** (`policy`, `patterns`) says who
-  has to, **evidence** (`evidence`) fetches signatures, `signatures` and `keys` say what they are worth, or sigstore
-  does (`keyless`).
+  has to, **evidence** (`evidence`) fetches signatures, `signatures` and `keys` (`ed25519ph`) say what they are worth,
+  or sigstore does (`keyless`).
 - **Access** (`access`) says which pods may use an image that is here already.
-- The **collection** (`collection`) decides which unused images go; **archives** (`archives`) are images as one file.
+- The **collection** (`collection`) decides which unused images go, `usage` says what all take, `naming` which of them a
+  word names; **archives** (`archives`) are images as one file.
 - **Local files** (`local`) are modules used where they lie.
 - **Downloads** (`downloads`) bring manifests and blobs from a registry into the store; `base.flights` lets many callers
   share one.

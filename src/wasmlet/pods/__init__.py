@@ -23,8 +23,8 @@ How the worker does it:
 - `entrance`, `preparation`, `start`, `stopping` the steps; `observation` and `endings` what came of them; `health` with
   `probes` (`http_get`) and `hooks`; `exec`
 - `start`     the long one: image (`pull`, `image_volumes`), `environment` (`environment_file`, `expansion`, `hosts`,
-  `network`), what runs (`programs`, `serving`, `demands`), where (`pools`, `handlers`), and the engine's `orders`;
-  `failures` on the way
+  `network`), what runs (`programs`, `applications`, `serving`, `demands`), where (`pools`, `handlers`), and the
+  engine's `orders`; `failures` on the way
 
 For the node: `report` tells statuses to the API server, `references` which objects pods need, `service_accounts` as
 whom they speak, `collection` which images they need no more.

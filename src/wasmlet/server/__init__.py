@@ -4,5 +4,6 @@
   errors, here and there
 - `kubelet`: the kubelet's HTTPS API, with its door (`listening`, `tls`, `serving_files`), who comes
   (`authentication`), what they may (`authorization`; both ask by `reviews`, and remember in `caching`), and one verb a
-  file: `logs` (with `log_files`, `log_options`, `log_output`, `changes`), `pods`, `health`, `configz`
+  file: `logs` (with `log_files`, `log_options`, `log_output`, `changes`), `pods`, `health`, `configz`,
+  `summary`
 """

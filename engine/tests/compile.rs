@@ -158,7 +158,7 @@ fn a_file_can_be_looked_at_without_compiling_it() {
         (0, &json!("command"), &json!(["env.greet"]))
     );
     assert_eq!(document["functions"], json!(["_start"]));
-    let (_, document) = inspect(&wasm(
+    let (_, component) = inspect(&wasm(
         r#"(component (core module $m (func (export "f")) (func (export "i") (result i32) i32.const 0))
             (core instance $i (instantiate $m)) (type $r (result))
             (func (export "plain") (canon lift (core func $i "f")))
@@ -166,7 +166,7 @@ fn a_file_can_be_looked_at_without_compiling_it() {
             (func (export "may-fail") (result $r) (canon lift (core func $i "i")))
             (func (export "letter") (result char) (canon lift (core func $i "i"))))"#,
     ));
-    assert_eq!(document["functions"], json!(["plain", "code", "may-fail"]));
+    assert_eq!(component["functions"], json!(["plain", "code", "may-fail"]));
     assert!(
         document["problem"]
             .as_str()

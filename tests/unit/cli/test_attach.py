@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import pty
 import select
 import signal
-import subprocess
-import termios
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.support.command import Command
 from tests.support.guests import guest
+from tests.support.terminal import Terminal
 from tests.support.waiting import eventually_now
 
 MANIFEST = """
@@ -96,36 +91,17 @@ def test_what_cannot_be_attached_to(command: Command, tmp_path: Path) -> None:
         assert b"Traceback" not in result.stderr
 
 
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, int]]:
-    """Both ends of a pty."""
-    master, slave = pty.openpty()
-    yield master, slave
-    os.close(master)
-    os.close(slave)
-
-
-def test_a_terminal_is_restored_and_the_container_goes_on(
-    command: Command, tmp_path: Path, terminal: tuple[int, int]
-) -> None:
+def test_a_terminal_is_restored_and_the_container_goes_on(command: Command, tmp_path: Path, terminal: Terminal) -> None:
     start(command, tmp_path, tty=True)
-    master, slave = terminal
-    before = termios.tcgetattr(slave)
     for keys, shown, status in [(b"ab\r\x03", b"ab\r\nab\r\n^C\r\n", 130), (b"x\r\x04", b"x\r\nx\r\n", 0)]:
-        arguments = command.arguments("attach", "-it", "box", "-c", "echo")
-        process = subprocess.Popen(arguments, env=command.environment, stdin=slave, stdout=slave, stderr=slave)
-        try:
-            eventually_now(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, "raw")
-            os.write(master, keys[:-1])
+        with terminal.running(command, "attach", "-it", "box", "-c", "echo") as process:
+            os.write(terminal.master, keys[:-1])
             seen = b""
             while not seen.endswith(shown[: shown.index(b"\r\n") + 2] * 2):
-                seen += os.read(master, 1000)
-            os.write(master, keys[-1:])
+                seen += os.read(terminal.master, 1000)
+            os.write(terminal.master, keys[-1:])
             assert process.wait(timeout=20) == status
-            assert termios.tcgetattr(slave) == before
-        finally:
-            process.kill()
-            process.wait()
+            assert terminal.is_as_before
 
 
 def test_a_container_without_a_terminal_gives_none(command: Command, tmp_path: Path) -> None:

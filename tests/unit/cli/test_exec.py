@@ -2,11 +2,9 @@
 
 import fcntl
 import os
-import pty
 import shutil
 import signal
 import struct
-import subprocess
 import termios
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 
 from tests.support.command import Command
 from tests.support.guests import guest, http_guest
-from tests.support.waiting import eventually_now
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture
@@ -102,48 +100,26 @@ def test_it_goes_on_and_works_after_the_agents_end(command: Command, tools: Path
     assert command.run("exec", "box", "--", "/tools/exit.wasm", "5").returncode == 5
 
 
-def test_a_terminal_is_raw_as_long_as_the_guest_runs(command: Command, tools: Path) -> None:
-    master, slave = pty.openpty()
-    before = termios.tcgetattr(slave)
-    arguments = command.arguments("exec", "-it", "box", "--", "/tools/echo.wasm")
-    process = subprocess.Popen(arguments, env=command.environment, stdin=slave, stdout=slave, stderr=slave)
-    try:
-        eventually_now(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, "raw")
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+def test_a_terminal_is_raw_as_long_as_the_guest_runs(command: Command, tools: Path, terminal: Terminal) -> None:
+    with terminal.running(command, "exec", "-it", "box", "--", "/tools/echo.wasm") as process:
+        fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
         process.send_signal(signal.SIGWINCH)
-        os.write(master, b"ab\x7f\r")  # the engine's terminal, since this one is raw: an echo, and the guest's line
-        echoed = b""
-        while len(echoed) < 10:
-            echoed += os.read(master, 100)
-        assert echoed == b"ab\x08 \x08\r\na\r\n"
+        # The engine's terminal, since this one is raw: an echo, and the guest's line.
+        os.write(terminal.master, b"ab\x7f\r")
+        assert terminal.read(10) == b"ab\x08 \x08\r\na\r\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 143
-        assert termios.tcgetattr(slave) == before
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
-        os.close(slave)
+        assert terminal.is_as_before
 
 
 @pytest.mark.parametrize(("keys", "status"), [(b"\x03", 130), (b"\x04", 0)])
 def test_a_terminal_is_what_it_was_when_the_guest_has_ended(
-    command: Command, tools: Path, keys: bytes, status: int
+    command: Command, tools: Path, terminal: Terminal, keys: bytes, status: int
 ) -> None:
-    master, slave = pty.openpty()
-    before = termios.tcgetattr(slave)
-    arguments = command.arguments("exec", "-it", "box", "--", "/tools/echo.wasm")
-    process = subprocess.Popen(arguments, env=command.environment, stdin=slave, stdout=slave, stderr=slave)
-    try:
-        eventually_now(lambda: not termios.tcgetattr(slave)[3] & termios.ICANON, "raw")
-        os.write(master, keys)
+    with terminal.running(command, "exec", "-it", "box", "--", "/tools/echo.wasm") as process:
+        os.write(terminal.master, keys)
         assert process.wait(timeout=20) == status
-        assert termios.tcgetattr(slave) == before
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
-        os.close(slave)
+        assert terminal.is_as_before
 
 
 def test_without_a_terminal_there_is_none(command: Command, tools: Path) -> None:

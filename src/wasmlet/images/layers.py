@@ -14,6 +14,7 @@ import os
 import sys
 import tarfile
 import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
@@ -76,7 +77,14 @@ class Contents:
         self._next = 0
 
     def add(self, source: IO[bytes], size_bytes: int, *, executable: bool, modified_ns: int) -> File:
-        """Store the next `size_bytes` of `source`.
+        """Store the next `size_bytes` of `source`; raises as `add_hashed`."""
+        file, _ = self.add_hashed(source, size_bytes, executable=executable, modified_ns=modified_ns, always=False)
+        return file
+
+    def add_hashed(
+        self, source: IO[bytes], size_bytes: int, *, executable: bool, modified_ns: int, always: bool = True
+    ) -> tuple[File, str]:
+        """Store the next `size_bytes` of `source`, and tell their digest; "" if it is no Wasm and not `always` hashed.
 
         Raises:
             UserError: It ends before.
@@ -86,12 +94,12 @@ class Contents:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(self._directory / str(number), flags, 0o600)
         try:
-            digest = self._copy(source, size_bytes, descriptor)
+            digest, is_wasm = self._copy(source, size_bytes, descriptor, always=always)
             os.fchmod(descriptor, 0o755 if executable else 0o644)
             os.utime(descriptor, ns=(modified_ns, modified_ns))
         finally:
             os.close(descriptor)
-        return File(number, size_bytes, executable, modified_ns, digest)
+        return File(number, size_bytes, executable, modified_ns, digest if is_wasm else ""), digest
 
     def keep_only(self, numbers: set[int]) -> None:
         """Remove what a later layer replaced."""
@@ -100,21 +108,22 @@ class Contents:
                 (self._directory / str(number)).unlink()
 
     @staticmethod
-    def _copy(source: IO[bytes], size_bytes: int, descriptor: int) -> str:
-        digest, rest = None, size_bytes
+    def _copy(source: IO[bytes], size_bytes: int, descriptor: int, *, always: bool) -> tuple[str, bool]:
+        digest, rest = hashlib.sha256() if always else None, size_bytes
+        is_wasm = False
         while rest:
             chunk = source.read(min(rest, MAX_READ_BYTES))
             if not chunk:
                 raise UserError("the archive ends in the middle of a file")
             if rest == size_bytes and chunk.startswith(b"\0asm"):
-                digest = hashlib.sha256()
+                digest, is_wasm = hashlib.sha256(), True
             if digest is not None:
                 digest.update(chunk)
             rest -= len(chunk)
             view = memoryview(chunk)
             while view:
                 view = view[os.write(descriptor, view) :]
-        return "" if digest is None else f"sha256:{digest.hexdigest()}"
+        return "" if digest is None else f"sha256:{digest.hexdigest()}", is_wasm
 
 
 def apply(blob: IO[bytes], *, digest: str, diff_id: str, to: FileSystem, contents: Contents, account: Account) -> None:
@@ -130,12 +139,56 @@ def apply(blob: IO[bytes], *, digest: str, diff_id: str, to: FileSystem, content
         RetryableError: The blob is not the one that was downloaded (reason `DamagedBlob`).
         OSError: The disk says no.
     """
+    to.begin_layer()
+    _read(blob, lambda archive: _apply_members(archive, to, contents, account), digest, diff_id, account)
+
+
+def pick(
+    blob: IO[bytes],
+    *,
+    digest: str,
+    wanted: Sequence[tuple[str, str]],
+    picked: Collection[str],
+    given: tuple[FileSystem, Contents, Account],
+) -> set[str]:
+    """Take of a layer only the files whose contents are wanted, and give them new names; raises as `apply`.
+
+    Args:
+        wanted: Digests of contents, and names.
+        picked: Those that other layers had.
+
+    Returns:
+        The digests that this one had.
+    """
+    to, contents, account = given
+    names: dict[str, list[str]] = {}
+    for content, name in wanted:
+        names.setdefault(content, []).append(name)
+    found: set[str] = set()
+
+    def members(archive: _Archive) -> None:
+        for member, opened in _members(archive, account):
+            if not member.isreg():
+                continue
+            source = _content(member, opened, account)
+            file, content = contents.add_hashed(source, member.size, executable=False, modified_ns=0)
+            if content in names and content not in found and content not in picked:
+                found.add(content)
+                for name in names[content]:
+                    to.add_file(name, file)
+
+    to.begin_layer()
+    _read(blob, members, digest, "", account)
+    return found
+
+
+def _read(blob: IO[bytes], members: Callable[[_Archive], None], digest: str, diff_id: str, account: Account) -> None:
+    """Reads a whole layer, and tells what is wrong with it."""
     raw = _Hashing(blob)
     archive = _Archive(_decompressed(raw), raw, account)
     failure: WasmletError | None = None
     try:
-        to.begin_layer()
-        _apply_members(archive, to, contents, account)
+        members(archive)
         archive.drain()
     except UserError as error:
         failure = error
@@ -195,14 +248,28 @@ _TRUNCATED_HEADER: type[Exception] = getattr(tarfile, "TruncatedHeaderError")  #
 _READ_ERROR = tarfile.ReadError
 
 
-def _apply_members(archive: _Archive, to: FileSystem, contents: Contents, account: Account) -> None:
+def _members(archive: _Archive, account: Account) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     opened = tarfile.TarFile(fileobj=archive, mode="r", tarinfo=_Member, encoding="utf-8", errors="surrogateescape")
-    seen: set[str] = set()
     while (member := opened.next()) is not None:
         getattr(opened, "members").clear()  # noqa: B009  # not in the stubs; tarfile keeps all of them for ever
         account.members += 1
         if account.members > account.bounds.members:
             raise _TooMuchError(f"the image has more than {account.bounds.members} entries")
+        yield member, opened
+
+
+def _content(member: tarfile.TarInfo, opened: tarfile.TarFile, account: Account) -> IO[bytes]:
+    if not 0 <= member.size <= account.bounds.content_bytes - account.bytes:
+        raise _too_large(account.bounds)
+    account.bytes += member.size if member.issparse() else 0  # the rest is counted as it is read
+    source = opened.extractfile(member)
+    assert source is not None
+    return source
+
+
+def _apply_members(archive: _Archive, to: FileSystem, contents: Contents, account: Account) -> None:
+    seen: set[str] = set()
+    for member, opened in _members(archive, account):
         if not _is_text(member.name) or not _is_text(member.linkname):
             account.leave_out(member.name, "a name that is not UTF-8, which WASI has no way to say")
             continue
@@ -225,11 +292,7 @@ def _apply_member(
     elif member.islnk():
         to.add_hard_link(member.name, member.linkname)
     elif member.isreg():
-        if not 0 <= member.size <= account.bounds.content_bytes - account.bytes:
-            raise _too_large(account.bounds)
-        account.bytes += member.size if member.issparse() else 0  # the rest is counted as it is read
-        source = opened.extractfile(member)
-        assert source is not None
+        source = _content(member, opened, account)
         modified = min(max(member.mtime, 0), _LAST_SECOND)
         file = contents.add(
             source, member.size, executable=bool(member.mode & 0o111), modified_ns=int(modified * 1_000_000_000)

@@ -88,6 +88,7 @@ class Choice:
         diff_ids: The digests of their archives; "" of one that nothing tells.
         names: Of layers that are no archives: the name of the file that each is; "" of one that is an archive.
         inline: Further files, which have no blobs: names and contents.
+        picks: Which files of the archives are taken, when not all are: digests and names, a digest maybe twice.
         parts: Of an application: its components with their modules, of which `module` is the first.
     """
 
@@ -98,6 +99,7 @@ class Choice:
     diff_ids: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     inline: tuple[tuple[str, bytes], ...] = ()
+    picks: tuple[tuple[str, str], ...] = ()
     parts: tuple[tuple[Part, Descriptor], ...] = ()
 
     @property

@@ -88,11 +88,8 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _broken(error) from error
     layers = {layer.digest: layer for layer in manifest.layers}
-    if any(layer.media_type == _ARCHIVE for layer in manifest.layers):
-        raise UserError(
-            f"the application's files are in an archive ({_ARCHIVE}), which wasmlet does not read",
-            hint="push it without SPIN_OCI_ARCHIVE_LAYERS, with fewer than 500 files",
-        )
+    archives = tuple(layer for layer in manifest.layers if layer.media_type == _ARCHIVE)
+    picks = list[tuple[str, str]]()
     parts = list[tuple[Part, Descriptor]]()
     stored, inline = list[tuple[Descriptor, str]](), list[tuple[str, bytes]]()
     for component, part in served(document):
@@ -105,6 +102,8 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
                 stored.append((layer, name))
             elif file.content.inline is not None:
                 inline.append((name, file.content.inline))
+            elif archives and file.content.digest is not None:
+                picks.append((file.content.digest, name))
             else:
                 raise UserError(f"the application has no layer with its file {shown(file.path)}")
         parts.append((part, module))
@@ -113,9 +112,10 @@ def choose(manifest: Manifest, locked: bytes) -> Choice:
         module,
         f"{first.name}.wasm",
         ImageConfig(),
-        layers=tuple(layer for layer, _ in stored),
-        diff_ids=("",) * len(stored),
-        names=tuple(name for _, name in stored),
+        layers=(*(archives if picks else ()), *(layer for layer, _ in stored)),
+        diff_ids=("",) * (len(stored) + (len(archives) if picks else 0)),
+        names=(*("" for _ in archives if picks), *(name for _, name in stored)),
+        picks=tuple(picks),
         inline=tuple(inline),
         parts=tuple(parts),
     )

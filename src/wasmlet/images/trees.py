@@ -83,7 +83,7 @@ class Trees:
             return None
         names = choice.names or ("",) * len(choice.layers)
         layers = tuple(
-            LayerBlob(str(blob_path(layer.digest)), layer.digest, diff_id, name)
+            LayerBlob(str(blob_path(layer.digest)), layer.digest, diff_id, name, picks=() if name else choice.picks)
             for layer, diff_id, name in zip(choice.layers, choice.diff_ids, names, strict=True)
         ) + tuple(LayerBlob("", digest_of(content), name=name, inline=content) for name, content in choice.inline)
         try:
@@ -229,6 +229,7 @@ def chain_of(choice: Choice) -> str:
     names = choice.names or ("",) * len(choice.layers)
     parts = [f"{layer.digest} {name}" for layer, name in zip(choice.layers, names, strict=True)]
     parts += [f"{digest_of(content)} {name}" for name, content in choice.inline]
+    parts += [f"{digest} {name}" for digest, name in choice.picks]
     return chain_id([digest_of(part.encode()) for part in parts])
 
 

@@ -28,7 +28,8 @@ import msgspec
 from wasmlet.base import beneath
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.images.filesystem import Directory, FileSystem
-from wasmlet.images.layers import Account, Bounds, Contents, add, apply
+from wasmlet.images.layers import Account, Bounds, Contents, add, apply, pick
+from wasmlet.images.manifest import shown
 
 FILES: Final = "files"
 INVENTORY: Final = "tree.json"
@@ -46,6 +47,7 @@ class LayerBlob(msgspec.Struct, frozen=True):
         diff_id: The digest of the archive in it; "" where nothing says it (artifacts have no config).
         name: The blob is a file of this name, and no archive; "" when it is one.
         inline: The file's content itself, when there is no blob (`path` is "" then).
+        picks: Of an archive, the files that are taken, when not all are: digests of their contents, and names for them.
     """
 
     path: str
@@ -53,6 +55,7 @@ class LayerBlob(msgspec.Struct, frozen=True):
     diff_id: str = ""
     name: str = ""
     inline: bytes = b""
+    picks: tuple[tuple[str, str], ...] = ()
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -107,13 +110,19 @@ def unpack(task: Task) -> Inventory:
     account = Account(Bounds(task.content_bytes, task.members, task.ratio))
     with _temporary(directory) as place:
         (place / FILES).mkdir(mode=0o700)
-        tree, contents = FileSystem(), Contents(place / FILES)
+        tree, contents, picked = FileSystem(), Contents(place / FILES), set[str]()
         for layer in task.layers:
             with open(layer.path, "rb", buffering=0) if layer.path else io.BytesIO(layer.inline) as blob:
                 if layer.name:
                     add(blob, digest=layer.digest, name=layer.name, to=tree, contents=contents, account=account)
+                elif layer.picks:
+                    wanted, given = layer.picks, (tree, contents, account)
+                    picked |= pick(blob, digest=layer.digest, wanted=wanted, picked=picked, given=given)
                 else:
                     apply(blob, digest=layer.digest, diff_id=layer.diff_id, to=tree, contents=contents, account=account)
+        missing = [name for layer in task.layers for digest, name in layer.picks if digest not in picked]
+        if missing:
+            raise UserError(f"its archives have no file for {shown(missing[0])}")
         sizes = {file.number: file.size_bytes for _, file in tree.files()}
         contents.keep_only(set(sizes))
         inventory = Inventory(task.chain, tree.root, len(sizes), sum(sizes.values()), tuple(account.left_out))

@@ -1,6 +1,7 @@
 """Spin's applications: which components are served, with which routes and files, and why others are refused."""
 
 import base64
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.file_images import files
 from tests.unit.images.conftest import COMPONENT
 from tests.unit.images.fake_registry import FakeRegistry
 from wasmlet.base.errors import UserError
@@ -89,6 +91,45 @@ async def test_an_application_is_pulled(library: Library, fake: FakeRegistry, tm
     await library.remove(name)
 
 
+async def test_files_in_archives_are_found_by_their_contents(
+    library: Library, fake: FakeRegistry, tmp_path: Path
+) -> None:
+    """As with SPIN_OCI_ARCHIVE_LAYERS: files have digests, and archives say nothing of their components."""
+    other, script = b"other " * 40, b"script " * 40
+    admin = {
+        **locked()["components"][0],
+        "id": "admin",
+        "files": [
+            {"content": {"digest": digest_of(script)}, "path": "run.js"},
+            {"content": {"digest": digest_of(PAGE)}, "path": "index.html"},
+        ],
+    }
+    document = locked(component={"files": [{"content": {"digest": digest_of(PAGE)}, "path": "a/index.html"}]})
+    document["components"].append(admin)
+    trigger = {"trigger_type": "http", "trigger_config": {"component": "admin", "route": "/admin"}}
+    document["triggers"].append(trigger)
+    first, second = files({"index.html": PAGE, "unused": other}), files({"../run.js": script, "index.html": PAGE})
+    blobs = ((KRUSTLET_LAYER, COMPONENT), (BUNDLE, gzip.compress(first)), (BUNDLE, gzip.compress(second)))
+    application = json.dumps(document).encode()
+    whole = fake.manifest(CONFIG, b"{}", *blobs, (spin.APPLICATION, application))
+    fake.add_manifest("archives", whole)
+    image, _ = await library.ensure(f"{fake.address}/test/hello:archives", pull_policy="IfNotPresent")
+    root = tmp_path / "root"
+    root.mkdir()
+    await library.lay(image, root, writable=True)
+    found = {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    assert found == {
+        place(0, "a/index.html"): PAGE,
+        place(1, "index.html"): PAGE,
+        place(1, "run.js"): script,
+    }
+    admin["files"].append({"content": {"digest": digest_of(b"nowhere")}, "path": "lost"})
+    lost = fake.manifest(CONFIG, b"{}", *blobs, (spin.APPLICATION, json.dumps(document).encode()))
+    fake.add_manifest("lost", lost)
+    with pytest.raises(UserError, match="no file for 1/root/lost"):
+        await library.ensure(f"{fake.address}/test/hello:lost", pull_policy="IfNotPresent")
+
+
 def test_an_application_without_files_is_its_component() -> None:
     application = json.dumps(locked(component={"files": []})).encode()
     choice = spin.choose(manifest(application, wasm=WASM_LAYER), application)
@@ -116,7 +157,6 @@ def test_an_application_without_files_is_its_component() -> None:
         ({"component": {"source": {"content": {"digest": digest_of(b"else")}}}}, "", "no layer with its component"),
         ({"component": {"source": {}}}, "", "no layer with its component"),
         ({"component": {"files": [{"path": "x", "content": {"digest": digest_of(b"else")}}]}}, "", "with its file x"),
-        ({}, BUNDLE, "in an archive"),
         ({"components": "none"}, "", "Spin application is broken"),
     ],
 )

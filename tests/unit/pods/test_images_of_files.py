@@ -32,6 +32,21 @@ NEEDS_SPIN = (
 )
 
 
+# (component
+#   (core module $m (func (export "ok")) (func (export "seven") (result i32) i32.const 7)
+#     (func (export "takes") (param i32)))
+#   (core instance $i (instantiate $m))
+#   (func (export "migrate") (result u8) (canon lift (core func $i "seven")))
+#   (func (export "check") (canon lift (core func $i "ok")))
+#   (func (export "takes") (param "x" u32) (canon lift (core func $i "takes"))))
+FUNCTIONS = (
+    "AGFzbQ0AAQABTQBhc20BAAAAAQwDYAAAYAABf2ABfwADBAMAAQIHFgMCb2sAAAVzZXZlbgABBXRha2VzAAIKDAMCAAsEAEEHCwIA"
+    "CwAJBG5hbWUAAgFtAgQBAAAABwUBQAAAfQYLAQAAAQAFc2V2ZW4IBgEAAAAAAAcFAUAAAQAGCAEAAAEAAm9rCAYBAAABAAEHCAFA"
+    "AQF4eQEABgsBAAABAAV0YWtlcwgGAQAAAgACCyEDAAdtaWdyYXRlAQAAAAVjaGVjawEBAAAFdGFrZXMBAgAAHw5jb21wb25lbnQt"
+    "bmFtZQEGABEBAAFtAQYAEgEAAWk="
+)
+
+
 def image(agent: Agent, *layers: bytes, name: str = "app", **fields: Any) -> str:
     return put(agent.directory / "images", f"localhost/test/{name}:1", build(*layers, **fields))
 
@@ -206,6 +221,22 @@ async def test_a_function_of_an_image_of_one_module(agent: Agent) -> None:
     module = ENV.replace(b"\6_start", b"\6_other")
     reference = image(agent, extra_layers=[("application/wasm", module)], Entrypoint=["app.wasm#_other"])
     assert "argv[0]=app.wasm#_other" in await output(agent, pod(reference))
+
+
+async def test_a_function_of_a_component_may_be_named(agent: Agent) -> None:
+    layer = files({"app.wasm": base64.b64decode(FUNCTIONS)})
+    reference = image(agent, layer, Entrypoint=["/app.wasm#migrate"])
+    submitted = pod(reference)
+    await output(agent, submitted, "Failed")
+    assert agent.attempts(submitted)[-1][1] == 7
+    await output(agent, pod(reference, command=["/app.wasm#check"]))
+    for function, text in (
+        ("takes", "the component's takes is no function that can be called as a program"),
+        ("none", "the component exports no function none; it exports migrate, check, takes"),
+    ):
+        submitted = pod(reference, command=[f"/app.wasm#{function}"])
+        agent.dispatch.submit(submitted)
+        assert text in await agent.until_waiting(submitted, "CreateContainerError")
 
 
 async def test_a_spin_application_serves_and_sees_its_files(agent: Agent) -> None:

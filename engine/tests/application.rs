@@ -16,6 +16,9 @@ use support::{Engine, Program};
 /// Answers with what it was told and given.
 const TELLS: &[u8] = include_bytes!("../../tests/spin-guest/spin-guest.wasm");
 
+/// Serves several requests in one instance.
+const P3: &[u8] = include_bytes!("../../tests/p3-http-guest/p3-http-guest.wasm");
+
 fn artifact(program: &Program) -> Value {
     json!({"path": program.path, "sha256": program.sha256})
 }
@@ -131,6 +134,23 @@ fn five_traps_of_one_part_end_all() {
         site.get("/trap");
     }
     assert_eq!(site.engine.exit("web")["exitCode"], 134);
+}
+
+#[test]
+fn a_part_of_wasi_0_3_serves_beside_others() {
+    let engine = Engine::start();
+    let newer = artifact(&Program::compile(engine.directory.path(), P3));
+    let older = artifact(&Program::compile(engine.directory.path(), GUEST));
+    let components = json!([
+        {"name": "older", "routes": ["/..."], "artifact": older},
+        {"name": "newer", "routes": ["/count"], "artifact": newer},
+    ]);
+    let site = Site::start_guest(engine, GUEST, json!({ "components": components }), |_| {});
+    let counts: Vec<String> = (0..3).map(|_| site.get("/count").text()).collect();
+    assert_eq!(counts, ["1", "2", "3"]);
+    assert_eq!(site.get("/").text(), "Hello from wasmlet!\n");
+    assert_eq!(site.engine.stop("web", 10.0).status, 202);
+    assert_eq!(site.engine.exit("web")["exitCode"], 0);
 }
 
 #[test]

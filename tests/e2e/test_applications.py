@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.e2e.conftest import Wasmlet
 from tests.support.cosign import push
+from tests.support.file_images import build, files, put
 from tests.support.guests import guest, http_guest, spin_guest
 from tests.support.registry import docker_registry
 from tests.support.spin_images import Part, application
@@ -93,6 +94,40 @@ def test_variables_of_the_pod_count(tmp_path: Path, wasmlet: Wasmlet) -> None:
         arguments = ("-e", "SPIN_VARIABLE_WORD=bye", "-e", "MODE=test", f"{registry.address}/tools/shop:1")
         with serving(wasmlet, *arguments) as url:
             assert asked(f"{url}/") >= {"env greeting=bye, world", "env MODE=test"}
+
+
+MANIFEST = """
+spin_manifest_version = 2
+[application]
+name = "shop"
+[[trigger.http]]
+route = "/..."
+component = "front"
+[[trigger.http]]
+route = "/users/:id"
+component = "users"
+[component.front]
+source = "target/guest.wasm"
+files = [{ source = "assets", destination = "/site" }]
+[component.users]
+source = "target/guest.wasm"
+environment = { MODE = "users" }
+"""
+
+
+def test_a_spin_toml_in_an_image_of_files_runs(wasmlet: Wasmlet) -> None:
+    contents = {
+        "spin.toml": MANIFEST.encode(),
+        "target/guest.wasm": spin_guest().read_bytes(),
+        "assets/page": b"from the image",
+    }
+    wasmlet.state.mkdir()
+    name = put(wasmlet.state / "images", "localhost/test/shop:1", build(files(contents)))
+    with serving(wasmlet, name) as url:
+        assert asked(f"{url}/any/thing") >= {"file /site/page from the image", "spin-path-info: /any/thing"}
+        users = asked(f"{url}/users/7")
+        assert users >= {"env MODE=users", "spin-path-match-id: 7"}
+        assert not any(line.startswith("file") for line in users)
 
 
 def test_the_component_that_cannot_serve_is_named(tmp_path: Path, wasmlet: Wasmlet) -> None:

@@ -122,7 +122,7 @@ def _verify(
 
 
 def _verify_ed25519(public: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
-    """Over the message, as Sigstore's envelopes have it, or over its SHA-512 (Ed25519ph), as cosign signs all else."""
+    """Over the message, or over its SHA-512 (Ed25519ph), as cosign signs everything."""
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
 
     try:

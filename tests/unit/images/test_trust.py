@@ -138,7 +138,7 @@ async def test_a_signature_of_the_manifest_itself(node: Node, fake: FakeRegistry
     await node.use(name)
 
 
-@pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA"])
+@pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA", "Ed25519"])
 @pytest.mark.parametrize("way", ["legacy", "bundle", "experimental", "attest"])
 async def test_what_cosign_wrote(node: Node, fake: FakeRegistry, kind: str, way: str) -> None:
     recorded = RECORDED[kind][way]
@@ -158,7 +158,7 @@ async def test_what_cosign_wrote(node: Node, fake: FakeRegistry, kind: str, way:
     await node.refuses(name, "by another key")
 
 
-@pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA"])
+@pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA", "Ed25519"])
 @pytest.mark.parametrize("way", ["legacy", "bundle", "experimental", "attest"])
 async def test_what_cosign_wrote_in_real_registries(
     node: Node, plain_registry: RunningRegistry, referrers_registry: str, kind: str, way: str

@@ -30,6 +30,7 @@ from wasmlet.images.settings import Settings  # noqa: E402
 IMPORTED = {
     "P-384": ["genpkey", "-algorithm", "ec", "-pkeyopt", "ec_paramgen_curve:P-384"],
     "RSA": ["genpkey", "-algorithm", "rsa", "-pkeyopt", "rsa_keygen_bits:2048"],
+    "Ed25519": ["genpkey", "-algorithm", "ed25519"],
 }
 
 

@@ -12,12 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Wasmlet
-from tests.support.cluster import running_cluster
-from tests.support.guests import guest
 from tests.support.linux_images import push_linux_image
-from tests.support.node import Node, running_node
-from tests.support.registry import docker_registry
+from tests.support.node import Node, node_of_its_own
 from tests.support.waiting import eventually_now
 from wasmlet.base import quantity
 
@@ -29,18 +25,8 @@ TOLERATIONS = [{"key": "kubernetes.io/arch", "operator": "Exists"}]
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
-    """One node in one cluster for all tests here, with images of `sleep` and `env`."""
-    directory = tmp_path_factory.mktemp("admission")
-    for name in ("registry", "work"):
-        (directory / name).mkdir()
-    wasmlet = Wasmlet(directory / "state", directory / "work")
-    with (
-        docker_registry(directory / "registry") as registry,
-        running_cluster(directory / "cluster") as cluster,
-        running_node(wasmlet, cluster, registry.address) as made,
-    ):
-        for name in ("sleep", "env", "hello"):
-            wasmlet("push", guest(name), image(made, name))
+    """One node in one cluster for all tests here, with images of `sleep`, `env` and `hello`."""
+    with node_of_its_own(tmp_path_factory.mktemp("admission"), "sleep", "env", "hello") as made:
         yield made
 
 

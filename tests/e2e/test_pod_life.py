@@ -12,11 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Wasmlet
-from tests.support.cluster import running_cluster
-from tests.support.guests import guest
-from tests.support.node import ON_HOST, Node, running_node
-from tests.support.registry import docker_registry
+from tests.support.node import ON_HOST, Node, node_of_its_own
 from tests.support.waiting import eventually_now
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(120), pytest.mark.xdist_group("pod life")]
@@ -28,17 +24,8 @@ WAIT = "--timeout=40s"
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node with static pods, in one cluster for all tests of this file; the image `sleep:1` is there."""
     folder = tmp_path_factory.mktemp("pod-life")
-    for name in ("registry", "work", "manifests"):
-        (folder / name).mkdir()
-    wasmlet = Wasmlet(folder / "state", folder / "work")
-    with (
-        docker_registry(folder / "registry") as registry,
-        running_cluster(folder / "cluster") as cluster,
-        running_node(
-            wasmlet, cluster, registry.address, flags=(*ON_HOST, "--manifest-dir", str(folder / "manifests"))
-        ) as node,
-    ):
-        wasmlet("push", guest("sleep"), f"{registry.address}/sleep:1")
+    (folder / "manifests").mkdir()
+    with node_of_its_own(folder, "sleep", flags=(*ON_HOST, "--manifest-dir", str(folder / "manifests"))) as node:
         yield node
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.e2e.conftest import Wasmlet
 from tests.support.cluster import running_cluster
 from tests.support.guests import guest
-from tests.support.node import Node, running_node
+from tests.support.node import Node, node_of_its_own
 from tests.support.processes import end, end_all, processes_of
 from tests.support.registry import docker_registry
 from tests.support.waiting import eventually_now
@@ -35,17 +35,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node in a cluster, with the guests of this file in a registry. The agent may be dead between two tests."""
-    folder = tmp_path_factory.mktemp("node")
-    (folder / "registry").mkdir()
-    (folder / "work").mkdir()
-    wasmlet = Wasmlet(folder / "state", folder / "work")
-    with (
-        docker_registry(folder / "registry") as registry,
-        running_cluster(folder / "cluster") as cluster,
-        running_node(wasmlet, cluster, registry.address) as made,
-    ):
-        for name in ("sleep", "exit", "flaky"):
-            wasmlet("push", guest(name), f"{registry.address}/{name}:1")
+    with node_of_its_own(tmp_path_factory.mktemp("node"), "sleep", "exit", "flaky") as made:
         yield made
 
 

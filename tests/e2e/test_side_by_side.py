@@ -12,7 +12,7 @@ from tests.support.cluster import running_cluster
 from tests.support.guests import ROOT
 from tests.support.linux_node import IMAGE, refusal, running_linux_node
 from tests.support.node import Node, running_node
-from tests.support.place import Manifest, Place, container, controller, new_place, pod, push, template
+from tests.support.place import Manifest, Place, container, controller, new_place, pod, template
 from tests.support.registry import docker_registry
 
 pytestmark = [
@@ -38,7 +38,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             running_linux_node(cluster) as linux,
             running_node(Wasmlet(directory / "state", directory / "work"), cluster, registry.address) as node,
         ):
-            push(node, "sleep", "hello")
+            for name in ("sleep", "hello"):
+                node.image(name)
             node.kubectl("apply", "-f", ROOT / "deploy" / "runtimeclasses.yaml")
             yield node
         assert linux.left_over() == []

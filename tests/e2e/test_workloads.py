@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Wasmlet
-from tests.support.cluster import running_cluster
-from tests.support.node import Node, running_node
-from tests.support.place import Place, container, controller, new_place, pod, pod_spec, push, template
-from tests.support.registry import docker_registry
+from tests.support.node import Node, node_of_its_own
+from tests.support.place import Place, container, controller, new_place, pod, pod_spec, template
 
 pytestmark = [
     pytest.mark.cluster,
@@ -26,15 +23,8 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node, and a registry that has the guests."""
-    directory = tmp_path_factory.mktemp("workloads")
-    for name in ("registry", "work"):
-        (directory / name).mkdir()
-    with (
-        docker_registry(directory / "registry") as registry,
-        running_cluster(directory / "cluster") as cluster,
-        running_node(Wasmlet(directory / "state", directory / "work"), cluster, registry.address) as node,
-    ):
-        push(node, "sleep", "env", "exit", "files", "flaky", "hello", "lines", "termination", "watch")
+    guests = ("sleep", "env", "exit", "files", "flaky", "hello", "lines", "termination", "watch")
+    with node_of_its_own(tmp_path_factory.mktemp("workloads"), *guests) as node:
         yield node
 
 

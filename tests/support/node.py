@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import Wasmlet
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, running_cluster
 from tests.support.guests import guest
 from tests.support.processes import end_all
+from tests.support.registry import docker_registry
 from tests.support.waiting import eventually_now
 
 ON_HOST = ("--network", "host")
@@ -140,3 +141,18 @@ def running_node(
     finally:
         node.kill()
         end_all(wasmlet.state)
+
+
+@contextlib.contextmanager
+def node_of_its_own(directory: Path, *guests: str, flags: tuple[str, ...] = ON_HOST) -> Iterator[Node]:
+    """A node that is ready, the only one of a cluster; in its registry are these guests."""
+    for name in ("registry", "work"):
+        (directory / name).mkdir()
+    with (
+        docker_registry(directory / "registry") as registry,
+        running_cluster(directory / "cluster") as cluster,
+        running_node(Wasmlet(directory / "state", directory / "work"), cluster, registry.address, flags=flags) as node,
+    ):
+        for name in guests:
+            node.image(name)
+        yield node

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.guests import guest
 from tests.support.node import Node
 from tests.support.waiting import eventually_now
 
@@ -71,7 +70,7 @@ class Place:
         eventually_now(condition, what, seconds=SECONDS)
 
     def image(self, name: str) -> str:
-        """The reference of a test guest that `push` has pushed."""
+        """The reference of a test guest in the node's registry."""
         return f"{self.node.images}/{name}:1"
 
 
@@ -86,12 +85,6 @@ def new_place(node: Node) -> Iterator[Place]:
         yield place
     finally:
         node.kubectl("delete", "namespace", place.namespace, "--wait=false")
-
-
-def push(node: Node, *names: str) -> None:
-    """Push test guests to the node's registry."""
-    for name in names:
-        node.wasmlet("push", guest(name), f"{node.images}/{name}:1")
 
 
 def container(image: str, *arguments: str, name: str = "main", **fields: Any) -> Manifest:

@@ -19,6 +19,10 @@ COMPONENTS: Final = "components"
 """In the attempt's directory: the tree of an application's image."""
 
 
+OPEN: Final = 0o755
+"""The engine may be another user than the agent; the attempt's own directory is what is closed to others."""
+
+
 @dataclass(frozen=True)
 class Running:
     """A program to run; `part` is None when it is the whole container."""
@@ -60,6 +64,15 @@ def running(components: Sequence[Component]) -> list[Running]:
 def place(attempt: Path, number: int) -> Path:
     """The directory of a component, in which its root is made."""
     return (attempt / COMPONENTS / application.place(number)).parent
+
+
+def make_place(attempt: Path, number: int) -> Path:
+    """That directory, and those above it in the attempt: open to whom the attempt is open."""
+    made = place(attempt, number)
+    made.mkdir(mode=0o750, parents=True, exist_ok=True)
+    for directory in (made, made.parent):
+        directory.chmod(OPEN)
+    return made
 
 
 def environment(part: Part | None, given: list[protocol.EnvVar]) -> list[protocol.EnvVar]:

@@ -197,7 +197,9 @@ class Starter:
         env = [protocol.EnvVar(name=each.name, value=each.value, secret=each.secret) for each in variables.variables]
         given, termination = list[Given](), None
         for number, each in enumerate(running):
-            place = attempt if each.part is None else applications.place(attempt, number)
+            place = attempt
+            if each.part is not None:
+                place = await asyncio.to_thread(applications.make_place, attempt, number)
             made = await asyncio.to_thread(self._root, container, place, variables, working_dir, with_log=not given)
             termination = termination or made.termination
             given.append(Given(each, applications.environment(each.part, env), made.mounts))

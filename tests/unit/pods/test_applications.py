@@ -45,7 +45,9 @@ def test_a_container_without_an_application_has_what_the_pod_gives() -> None:
 def test_components_are_programs_with_places_of_their_own(tmp_path: Path) -> None:
     (running,) = applications.running([Component(PART, tmp_path / "module", "sha256:1", 5)])
     assert (running.program.digest, running.program.name, running.part) == ("sha256:1", "front", PART)
-    assert applications.place(tmp_path, 1) == tmp_path / "components" / "1"
+    made = applications.make_place(tmp_path, 1)
+    assert made == applications.place(tmp_path, 1) == tmp_path / "components" / "1"
+    assert {path.stat().st_mode & 0o777 for path in (made, made.parent)} == {0o755}
 
 
 def test_errors_say_which_component_they_are_about() -> None:

@@ -1,4 +1,4 @@
-"""Pulling from a local registry: many small images, a large blob, many pods that want one image."""
+"""Pulling from a local registry: many small images, a large blob, images of files, signed ones, one for many pods."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import ROOT, Row, median, state_directory
+from tests.support.cosign import Signer, Written, push
+from tests.support.file_images import build, files
 from tests.support.registry import docker_registry
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings
@@ -26,6 +28,9 @@ BLOB_BAR_MEGABYTES = 300
 MEMORY_BAR_BYTES = 20 << 20
 LAG_BAR_SECONDS = 0.02
 ROUNDS = 5
+FILE_IMAGES = 10
+FILES = 1000
+FILE_BYTES = 10_000
 PREAMBLE = b"\0asm\x01\0\0\0"
 
 
@@ -35,7 +40,8 @@ def measure() -> list[Row]:
         (state / "registry").mkdir()
         with docker_registry(state / "registry", access_log=True) as registry:
             large, small = asyncio.run(_filled(state, registry.address))
-            return [*_small(state, small), *_large(state, large), _shared(state, small[0], registry.log)]
+            rows = [*_small(state, small), *_large(state, large), _shared(state, small[0], registry.log)]
+            return [*rows, *_unpacked(state, registry.address), *_signed(state, registry.address, small)]
 
 
 async def _filled(state: Path, address: str) -> tuple[str, list[str]]:
@@ -116,12 +122,46 @@ def _shared(state: Path, reference: str, log: Path) -> Row:
     )
 
 
-def _pulled(state: Path, references: list[str], *, copies: int = 1) -> dict[str, Any]:
+def _unpacked(state: Path, address: str) -> list[Row]:
+    """Images of files at once: each is pulled, unpacked by a helper and laid as a container's root."""
+    references = []
+    for number in range(FILE_IMAGES):
+        contents = {f"data/{each % 50}/{each}": os.urandom(FILE_BYTES) for each in range(FILES)}
+        built = build(files({"app.wasm": PREAMBLE, **contents}), Entrypoint=["/app.wasm"])
+        push(address, f"files/image{number}", Written(built.manifest, tag="v1", blobs=list(built.blobs.values())))
+        references.append(f"{address}/files/image{number}:v1")
+    found = [_pulled(state, references) for _ in range(ROUNDS)]
+    seconds = median([each["seconds"] for each in found])
+    what = f"{FILE_IMAGES} images of {FILES} files ({FILES * FILE_BYTES / 1e6:.0f} MB) at once"
+    row = Row(f"{what}: pulled, unpacked, laid as roots; median of {ROUNDS}", f"{seconds:.2f} s", "")
+    return [row, _lag("event-loop lag meanwhile", found)]
+
+
+def _signed(state: Path, address: str, references: list[str]) -> list[Row]:
+    """The small images once more, each with a signature that a policy wants."""
+    signer, policy = Signer(), state / "policy.yaml"
+    (state / "team.pub").write_text(signer.pem)
+    policy.write_text(f"version: 1\ndefault: never\nrules: [{{images: '{address}/**', allow: {{keys: [team.pub]}}}}]\n")
+    for each in references:
+        repository = each.removeprefix(f"{address}/").removesuffix(":v1")
+        accept = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
+        request = urllib.request.Request(f"http://{address}/v2/{repository}/manifests/v1", headers=accept)
+        with urllib.request.urlopen(request) as answer:
+            push(address, repository, signer.tagged(answer.headers["Docker-Content-Digest"]))
+    found = [_pulled(state, references, policy=policy) for _ in range(ROUNDS)]
+    seconds = median([each["seconds"] for each in found])
+    row = Row(f"the {len(references)} small images with a signature each, median of {ROUNDS}", f"{seconds:.2f} s", "")
+    return [row, _lag("event-loop lag meanwhile", found)]
+
+
+def _pulled(state: Path, references: list[str], *, copies: int = 1, policy: Path | None = None) -> dict[str, Any]:
     """What `bench.pulls` says of pulling into an empty store."""
     store = state / "store"
-    shutil.rmtree(store, ignore_errors=True)
+    for each in (store, state / "roots"):
+        shutil.rmtree(each, ignore_errors=True)
+    environment = {**os.environ, **({"POLICY": str(policy)} if policy else {})}
     command = [sys.executable, "-m", "bench.pulls", "uvloop", str(store), str(copies), *references]
-    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -1,6 +1,7 @@
 """A process that pulls images and tells what that cost: `python -m bench.pulls LOOP DIRECTORY COPIES REFERENCE...`.
 
-It is a process of its own, so that memory and the event loop's lag are of pulling alone.
+It is a process of its own, so that memory and the event loop's lag are of pulling alone. Images of files are unpacked,
+and laid as a container's root. With POLICY in the environment every image has to be vouched for.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -21,7 +23,8 @@ TICK_SECONDS = 0.005
 
 async def pull(directory: Path, copies: int, references: list[str]) -> dict[str, float]:
     """Pull all references at once, each as often as `copies` says: seconds, CPU, lag p99 and memory's growth."""
-    library = Library(Settings(directory=directory))
+    policy = os.environ.get("POLICY")
+    library = Library(Settings(directory=directory, policy_file=Path(policy) if policy else None))
     lag = Sample()
     ticking = asyncio.ensure_future(_tick(lag))  # noqa: TID251
     try:
@@ -29,9 +32,7 @@ async def pull(directory: Path, copies: int, references: list[str]) -> dict[str,
         memory, lag.seconds = _memory("VmRSS"), []
         _forget_peak()
         began, used = time.perf_counter(), time.process_time()
-        await asyncio.gather(
-            *(library.ensure(each, pull_policy="IfNotPresent") for each in references for _ in range(copies))
-        )
+        await asyncio.gather(*(_used(library, directory, each) for each in references for _ in range(copies)))
         seconds, used = time.perf_counter() - began, time.process_time() - used
         return {
             "seconds": seconds,
@@ -42,6 +43,15 @@ async def pull(directory: Path, copies: int, references: list[str]) -> dict[str,
     finally:
         ticking.cancel()
         await library.close()
+
+
+async def _used(library: Library, directory: Path, reference: str) -> None:
+    """As a container has it."""
+    image, _ = await library.ensure(reference, pull_policy="IfNotPresent")
+    if image.tree is not None:
+        root = directory.with_name("roots") / os.urandom(8).hex()
+        await asyncio.to_thread(root.mkdir, parents=True)
+        await library.lay(image, root, writable=True)
 
 
 async def _warm(library: Library, reference: str) -> None:

@@ -115,7 +115,7 @@ class Library:
                     await self._trust.check(parsed, _digests(content), demands, logins)
                     return await self._image(parsed, content, for_files), False
                 if pull_policy == "Never":
-                    raise _never_pulled(parsed, is_here=content is not None)
+                    raise _never_pulled(reference)
             wanted = Wanted(parsed, await self._logins(parsed, credentials, account), demands, for_files)
             return await self._pulls.join(
                 wanted,
@@ -357,17 +357,13 @@ def _digests(content: Content) -> tuple[str, str]:
     return content.entry.resolved_digest, content.entry.manifest.digest
 
 
-def _never_pulled(reference: Reference, *, is_here: bool) -> UserError:
-    what = (
-        "is on this node, but not for this pod, which showed no login that its registry let in,"
-        if is_here
-        else ("is not on this node")
-    )
-    hint = "give the pod the imagePullSecret that it was pulled with" if is_here else f"`wasmlet pull {reference}` here"
+def _never_pulled(reference: str) -> UserError:
+    """The same whether the image is not here or not for this pod: who may not have an image does not learn of it."""
     return UserError(
-        f"image {reference} {what} and imagePullPolicy is Never", hint=f"{hint}, or another policy",
+        f'Container image "{reference}" is not present with pull policy of Never',
+        hint="pull it here first, give the pod a secret that its registry lets in, or choose another policy",
         reason="ErrImageNeverPull",
-    )  # fmt: skip
+    )
 
 
 @contextlib.contextmanager
@@ -376,7 +372,7 @@ def _about(verb: str, subject: str, *, for_pod: bool = False) -> Iterator[None]:
     try:
         yield
     except WasmletError as error:
-        if error.reason == policy.REASON:
+        if error.reason in (policy.REASON, "ErrImageNeverPull"):
             pass  # it has the kubelet's words
         elif error.reason == layouts.LINUX_IMAGE:
             error.message = f"{subject} cannot run here: {error.message}"

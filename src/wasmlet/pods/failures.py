@@ -16,13 +16,14 @@ from wasmlet.pods import environment, plan
 from wasmlet.pods.facts import Failure
 from wasmlet.pods.rooms import Settings
 
-__all__ = ["StageError", "failure", "in_stage", "of_volume", "texts"]
+__all__ = ["StageError", "failure", "in_stage", "news", "of_volume"]
 
 _SHOWN = {
     "image": "ErrImagePull",
     "config": "CreateContainerConfigError",
     "create": "CreateContainerError",
 }
+_OF_THE_NAME = {"ErrImageNeverPull": "ErrImageNeverPull", "InvalidImageName": "InspectFailed"}
 _OWN_REASONS = ("ErrImageNeverPull", "InvalidImageName", policy.REASON, environment.REASON)
 
 
@@ -62,31 +63,45 @@ def of_volume(volume: Volume) -> Iterator[None]:
         raise _of_disk(error, text) from error
 
 
-def failure(failed: StageError, before: Failure | None, *, settings: Settings, now: float) -> Failure:
+def failure(
+    container: Container, failed: StageError, before: Failure | None, *, settings: Settings, now: float
+) -> Failure:
     """The fact, which says when the start is tried again.
 
     Args:
         before: The failure of the try before this one.
     """
-    error = failed.error
+    error, message = failed.error, str(failed.error)
+    if error.reason == "ErrImageNeverPull":
+        message = error.message  # the kubelet's words, and no more
+    elif error.reason == "InvalidImageName":
+        message = f'Failed to apply default image tag "{failed.image or container.image}": {error}'
     shown = error.reason if error.reason in _OWN_REASONS else _SHOWN[failed.stage]
     stage = "image" if error.fault is Fault.GUEST else failed.stage  # a guest that cannot run is retried rarely
     delay = plan.retry_delay(before, stage=stage, back_off=settings.back_off, sync_seconds=settings.sync_seconds)
     if error.reason == LINUX_IMAGE:  # it has been pulled; only another image under its name can change that
         shown, stage, delay = "CreateContainerError", "create", settings.back_off.maximum_seconds
     return Failure(
-        stage=stage, shown=shown, message=str(error), error=str(error), cause=error.reason, fault=error.fault.value,
+        stage=stage, shown=shown, message=message, error=str(error), cause=error.reason, fault=error.fault.value,
         not_found=failed.stage == "image" and isinstance(error, NotFoundError),
         at=now, count=1 + (before.count if before else 0), retry_at=now + delay, image=failed.image,
     )  # fmt: skip
 
 
-def texts(container: Container, failure: Failure) -> list[str]:
-    """What its events with the reason Failed say, in their order."""
-    pull = f'Failed to pull image "{failure.image or container.image}": {failure.message}'
-    if failure.shown == policy.REASON:
-        return [pull, f"Error: {failure.shown}"]  # both, as a kubelet (contract section 12)
-    return [pull] if failure.shown == "ErrImagePull" else [f"Error: {failure.message}"]
+def news(container: Container, failure: Failure) -> list[tuple[str, str, str]]:
+    """Reason, text and container of its events, in their order (contract section 12).
+
+    What is said of the image comes first, and belongs to the pod when the image is a volume's.
+    """
+    subject = "" if failure.image else container.name
+    if failure.shown in ("ErrImagePull", policy.REASON):
+        text = f'Failed to pull image "{failure.image or container.image}": {failure.message}'
+        first = ("Failed", text, subject)
+    elif failure.shown in _OF_THE_NAME:
+        first = (_OF_THE_NAME[failure.shown], failure.message, subject)
+    else:
+        return [("Failed", f"Error: {failure.message}", container.name)]
+    return [first, ("Failed", f"Error: {failure.shown}", container.name)]
 
 
 def _of_disk(error: OSError, text: str = "") -> WasmletError:

@@ -19,7 +19,7 @@ from wasmlet.pods.rooms import Rooms
 if TYPE_CHECKING:
     from wasmlet.pods.worker import Worker
 
-__all__ = ["Puller", "pull_policy"]
+__all__ = ["Puller", "duration", "pull_policy"]
 
 
 class Puller:
@@ -39,12 +39,13 @@ class Puller:
         Raises:
             WasmletError: As `Library.ensure`.
         """
-        started, told = self._rooms.clock(), list[str]()
+        subject = "" if for_files else container  # what is said of a volume's image belongs to the pod
+        asked, began = self._rooms.clock(), list[float]()
 
         def progress(each: PullProgress) -> None:
-            if not told:
-                told.append(f'Pulling image "{reference}"')
-                self._worker.tell("Normal", "Pulling", told[0], container=container)
+            if not began:
+                began.append(self._rooms.clock())
+                self._worker.tell("Normal", "Pulling", f'Pulling image "{reference}"', container=subject)
             news = Progress(
                 container=container, stage="pull", subject=reference,
                 done_bytes=each.received_bytes, total_bytes=each.total_bytes,
@@ -61,12 +62,13 @@ class Puller:
             for_files=for_files,
         )
         if pulled:
-            seconds = self._rooms.clock() - started
-            text = f'Successfully pulled image "{reference}" in {seconds:.3f}s. '
+            now = self._rooms.clock()
+            pulling, whole = duration(now - began[0] if began else 0.0), duration(now - asked)
+            text = f'Successfully pulled image "{reference}" in {pulling} ({whole} including waiting). '
             text += f"Image size: {image.size_bytes} bytes."
         else:
             text = f'Container image "{reference}" already present on machine and can be accessed by the pod'
-        self._worker.tell("Normal", "Pulled", text, container=container)
+        self._worker.tell("Normal", "Pulled", text, container=subject)
         return image
 
     async def _pull_secrets(self) -> list[Credential]:
@@ -89,6 +91,17 @@ class Puller:
                 text = f"Unable to retrieve some image pull secrets ({reference.name}); {error}"
                 self._worker.tell("Warning", "FailedToRetrieveImagePullSecret", text)
         return found
+
+
+def duration(seconds: float) -> str:
+    """As Go writes one that was cut to milliseconds: `0s`, `7ms`, `1.05s`, `2m0.5s`."""
+    milliseconds = int(seconds * 1000)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    minutes, rest = divmod(milliseconds, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    larger = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{larger}{f'{rest / 1000:.3f}'.rstrip('0').rstrip('.')}s"
 
 
 def pull_policy(reference: str, policy: str) -> PullPolicy:

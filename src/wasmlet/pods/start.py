@@ -96,9 +96,9 @@ class Starter:
             await self._put(container, number, prepared)
         except StageError as failed:
             now, settings = self._rooms.clock(), self._rooms.settings
-            own.failure = failures.failure(failed, own.failure, settings=settings, now=now)
-            for text in failures.texts(container, own.failure):
-                self._worker.tell("Warning", "Failed", text, container=container.name)
+            own.failure = failures.failure(container, failed, own.failure, settings=settings, now=now)
+            for reason, text, subject in failures.news(container, own.failure):
+                self._worker.tell("Warning", reason, text, container=subject)
             return
         own.failure = None
         self._worker.tell("Normal", "Created", "Container created", container=container.name)

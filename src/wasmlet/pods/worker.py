@@ -327,7 +327,10 @@ class Worker:
         failure.shown = "ImagePullBackOff"
         image = failure.image or self.container(name).image
         failure.message = f'Back-off pulling image "{image}": ErrImagePull: {failure.error}'
-        self.tell("Normal", "BackOff", f'Back-off pulling image "{image}"', container=name)
+        self.tell(
+            "Normal", "BackOff", f'Back-off pulling image "{image}"', container="" if failure.image else name
+        )  # fmt: skip
+        self.tell("Warning", "Failed", f"Error: {failure.shown}", container=name)
 
     def _tell_back_offs(self) -> None:
         """Say once for each end that a container waits before it starts again (contract 4.6)."""

@@ -136,7 +136,7 @@ async def test_a_private_image_is_used_by_those_who_may_pull_it_only(node: Node)
     for wrong in ((), (OTHER,)):
         with pytest.raises(UserError, match=r"wants a login|refused the credentials"):
             await node.ensures(*wrong)
-        with pytest.raises(UserError, match="not for this pod, which showed no login") as refused:
+        with pytest.raises(UserError, match="is not present with pull policy of Never") as refused:
             await node.ensures(*wrong, policy="Never")
         assert refused.value.reason == "ErrImageNeverPull"
     await node.restart()

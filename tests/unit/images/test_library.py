@@ -126,7 +126,7 @@ async def test_skopeo_reads_the_store(library: Library, fake: FakeRegistry, sett
 
 async def test_if_not_present_asks_once_and_never_does_not_ask(library: Library, fake: FakeRegistry) -> None:
     name = fake.add_image("v1")
-    with pytest.raises(UserError, match="imagePullPolicy is Never") as caught:
+    with pytest.raises(UserError, match=f'Container image "{name}" is not present with pull policy of Never') as caught:
         await library.ensure(name, pull_policy="Never")
     assert caught.value.reason == "ErrImageNeverPull"
     assert fake.seen == []
@@ -379,7 +379,7 @@ async def test_a_module_changed_in_its_place_is_never_used(fake: FakeRegistry, s
     changed = bytes(reversed(MODULE))
     image.module.write_bytes(changed)
     library = Library(settings)
-    with pytest.raises(UserError, match="is not on this node"):
+    with pytest.raises(UserError, match="is not present with pull policy of Never"):
         await library.ensure(name, pull_policy="Never")
     _, pulled = await library.ensure(name, pull_policy="IfNotPresent")
     assert pulled

@@ -1,6 +1,7 @@
 """Volumes of images and artifacts: what is in them, when they are pulled, and why a container waits for one."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -69,7 +70,10 @@ async def test_an_artifact_s_blobs_are_files(agent: Agent) -> None:
         assert await output(agent, reading(reference, "cat", "/volume/sub/dir/f")) == "unpacked"
         assert registry.count("GET", "/blobs/") == 5
     assert agent.told("Pulling")[0] == f'Pulling image "{reference}"'
-    assert f'Successfully pulled image "{reference}" in ' in agent.told("Pulled")[0]
+    size = r"Image size: \d+ bytes\."
+    text = rf'Successfully pulled image "{reference}" in \S+s \(\S+s including waiting\)\. {size}'
+    assert re.fullmatch(text, agent.told("Pulled")[0])
+    assert {each.container for each in agent.hub.told if each.reason == "Pulling"} == {""}, "of the pod"
     await agent.library.remove(reference)
     assert not list((agent.directory / "images" / "trees").iterdir())
 
@@ -104,7 +108,9 @@ async def test_a_volume_that_cannot_be_pulled_holds_its_containers_up(
     if reason == "ImagePullBackOff":
         assert message.startswith(f'Back-off pulling image "{reference}": ErrImagePull: ')
         assert agent.told("Failed")[0].startswith(f'Failed to pull image "{reference}": ')
+        assert agent.told("Failed")[1] == "Error: ErrImagePull"
         assert agent.told("BackOff")[0] == f'Back-off pulling image "{reference}"'
+        assert "Error: ImagePullBackOff" in agent.told("Failed")
     await agent.until(submitted, lambda worker: worker.facts.container("other").last)
 
 

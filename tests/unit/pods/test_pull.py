@@ -5,7 +5,7 @@ import pytest
 from tests.support.agent import Agent
 from tests.support.pods import bundle, container
 from wasmlet.kube.types import LocalObjectReference
-from wasmlet.pods.pull import pull_policy
+from wasmlet.pods.pull import duration, pull_policy
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,15 @@ from wasmlet.pods.pull import pull_policy
 )
 def test_pull_policies(image: str, policy: str, expected: str) -> None:
     assert pull_policy(image, policy) == expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (0.0004, "0s"), (0.007, "7ms"), (1, "1s"), (1.0509, "1.05s"), (10, "10s"), (120.5, "2m0.5s"),
+     (3600, "1h0m0s")],
+)  # fmt: skip
+def test_durations_are_written_as_go_writes_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 async def test_a_missing_pull_secret_is_told_and_passed_over(agent: Agent) -> None:

@@ -155,8 +155,16 @@ async def test_images_that_cannot_be_had(agent: Agent, image: str, policy: str, 
         assert message.startswith(f'Back-off pulling image "{image}": ErrImagePull: ')
         assert message.count("Back-off") == 1
         assert agent.told("BackOff")[0] == f'Back-off pulling image "{image}"'
+        assert agent.told("Failed")[:2] == [f'Failed to pull image "{image}": {failure.error}', "Error: ErrImagePull"]
+        assert "Error: ImagePullBackOff" in agent.told("Failed")
     else:
-        await agent.until_waiting(submitted, reason)
+        message = await agent.until_waiting(submitted, reason)
+        told, begins = {
+            "ErrImageNeverPull": ("ErrImageNeverPull", f'Container image "{image}" is not present with pull policy of'),
+            "InvalidImageName": ("InspectFailed", f'Failed to apply default image tag "{image}": '),
+        }[reason]
+        assert message.startswith(begins)
+        assert (agent.told(told)[0], agent.told("Failed")[0]) == (message, f"Error: {reason}")
     assert agent.worker(submitted).status().phase == "Pending"
     assert status_of(agent.worker(submitted)).restart_count == 0
 

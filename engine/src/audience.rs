@@ -4,7 +4,7 @@
 //! [`PATIENCE`] although the guest waits is let go, so that nobody holds it for ever. The log file has everything.
 
 use crate::frame;
-use crate::log::Stream;
+use crate::lines::Stream;
 use crate::outbox::Outbox;
 use crate::output::AHEAD_BYTES;
 use crate::protocol::{AttachSpec, Error, ErrorReason, ExecExit};

@@ -3,20 +3,22 @@
 //! Connections, bodies and streams are bounded; a client that goes away takes nothing with it, since sandboxes
 //! live in tasks of their own.
 
+use crate::answer::{
+    Body, EXEC_PROTOCOL, Refusal, bad_request, check_upgrade, converse, empty, json, read,
+    switching,
+};
 use crate::events::Since;
 use crate::protocol::{self, AttachSpec, Error, ErrorReason, ExecSpec, SandboxList, SandboxSpec};
 use crate::registry::{Put, Registry};
 use crate::spec::{check_exec, check_id, check_spec};
 use crate::time::Timestamp;
 use crate::{attach, exec, sandbox};
-use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use http_body_util::StreamBody;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::{Body as _, Frame, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, EXPECT, HeaderValue, UPGRADE};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
@@ -24,12 +26,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-
-/// A spec with the largest environment that Linux would take is far below.
-const BODY_BYTES: u64 = 4 * 1024 * 1024;
-
-/// Of a body that is larger this much is read; who sends still more finds the connection closed.
-const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Requests, event streams, stdin streams and execs at once.
 const CONNECTIONS: usize = 1024;
@@ -39,11 +35,6 @@ const ACCEPT_BACKOFF: (Duration, Duration) = (Duration::from_millis(10), Duratio
 
 /// The protocol that a stdin connection changes to.
 const STREAM_PROTOCOL: &str = "wasmlet-stream";
-
-/// The protocol that the connection of an exec or an attach changes to.
-const EXEC_PROTOCOL: &str = "wasmlet-exec";
-
-type Body = BoxBody<Bytes, Infallible>;
 
 /// What the routes work on.
 pub struct Control {
@@ -293,85 +284,6 @@ impl Control {
     }
 }
 
-/// An error with its status.
-struct Refusal {
-    status: StatusCode,
-    error: Error,
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        let status = status(error.reason);
-        Self { status, error }
-    }
-}
-
-/// The one place where a reason becomes a status.
-fn status(reason: ErrorReason) -> StatusCode {
-    use ErrorReason::{
-        Address, Artifact, BadRequest, Busy, CompileMemory, CompileTime, Conflict, Internal,
-        Interrupted, Log, Malformed, MissingImport, Mount, NoEntryPoint, NotFound, NotWasm, Start,
-        TooSlow,
-    };
-    match reason {
-        BadRequest => StatusCode::BAD_REQUEST,
-        NotFound => StatusCode::NOT_FOUND,
-        // The last two are said after an upgrade, in a frame.
-        Conflict | Interrupted | TooSlow => StatusCode::CONFLICT,
-        Busy => StatusCode::SERVICE_UNAVAILABLE,
-        NotWasm | Malformed | NoEntryPoint | MissingImport | CompileMemory | CompileTime
-        | Artifact | Mount | Log | Address | Start => StatusCode::UNPROCESSABLE_ENTITY,
-        Internal => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-fn bad_request(message: impl Into<String>) -> Error {
-    Error::new(ErrorReason::BadRequest, message)
-}
-
-async fn read<T: serde::de::DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
-    let is_asking = request.headers().contains_key(EXPECT);
-    let mut body = request.into_body();
-    if body.size_hint().lower() > BODY_BYTES && is_asking {
-        // This client sends nothing before it is told to.
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    let mut total = 0;
-    while let Some(frame) = body.frame().await {
-        let frame =
-            frame.map_err(|error| bad_request(format!("the body cannot be read: {error}")))?;
-        let Ok(data) = frame.into_data() else {
-            continue;
-        };
-        total += data.len() as u64;
-        if total <= BODY_BYTES {
-            bytes.extend_from_slice(&data);
-        } else {
-            // A client hears an answer only after it has sent all, so that some more is read for nothing.
-            bytes = Vec::new();
-            if total > DRAIN_BYTES {
-                break;
-            }
-        }
-    }
-    if total > BODY_BYTES {
-        return Err(too_large());
-    }
-    serde_json::from_slice(&bytes)
-        .map_err(|error| bad_request(format!("the body is wrong: {error}")).into())
-}
-
-fn too_large() -> Refusal {
-    Refusal {
-        status: StatusCode::PAYLOAD_TOO_LARGE,
-        error: bad_request(format!(
-            "the body is too large: a spec may have {BODY_BYTES} bytes; \
-             put large configuration into a volume instead of the environment"
-        )),
-    }
-}
-
 fn parse_since(query: &str) -> Result<Since, Error> {
     let mut since = Since::default();
     for (name, value) in query.split('&').filter_map(|it| it.split_once('=')) {
@@ -386,70 +298,6 @@ fn parse_since(query: &str) -> Result<Since, Error> {
         }
     }
     Ok(since)
-}
-
-fn check_upgrade(request: &Request<Incoming>, protocol: &str) -> Result<(), Error> {
-    let asked = request.headers().get(UPGRADE);
-    if asked.is_some_and(|it| it.as_bytes().eq_ignore_ascii_case(protocol.as_bytes())) {
-        return Ok(());
-    }
-    let path = request.uri().path();
-    Err(bad_request(format!(
-        "{path} needs the header Upgrade: {protocol}"
-    )))
-}
-
-/// The answer to an exec or an attach; what comes on the connection afterwards is the session's, which holds `permit`.
-fn converse<F>(
-    upgrade: OnUpgrade,
-    permit: Arc<OwnedSemaphorePermit>,
-    session: impl FnOnce(UnixStream, BytesMut) -> F + Send + 'static,
-) -> Response<Body>
-where
-    F: Future<Output = ()> + Send,
-{
-    tokio::spawn(async move {
-        if let Some((client, early)) = upgraded(upgrade).await {
-            session(client, early).await;
-        }
-        drop(permit);
-    });
-    switching(EXEC_PROTOCOL)
-}
-
-/// The client of an upgraded connection, and what it sent early; `None` when it has left.
-async fn upgraded(upgrade: OnUpgrade) -> Option<(UnixStream, BytesMut)> {
-    // Every connection here is a Unix socket.
-    let parts = upgrade.await.ok()?.downcast::<TokioIo<UnixStream>>().ok()?;
-    Some((parts.io.into_inner(), parts.read_buf.into()))
-}
-
-fn switching(protocol: &'static str) -> Response<Body> {
-    let mut response = empty(StatusCode::SWITCHING_PROTOCOLS);
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static(protocol));
-    response
-}
-
-fn json(status: StatusCode, document: &impl serde::Serialize) -> Response<Body> {
-    match serde_json::to_vec(document) {
-        Ok(bytes) => {
-            let mut response = Response::new(BoxBody::new(Full::from(bytes)));
-            *response.status_mut() = status;
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-            response
-        }
-        Err(_) => empty(StatusCode::INTERNAL_SERVER_ERROR),
-    }
-}
-
-fn empty(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(BoxBody::new(Full::default()));
-    *response.status_mut() = status;
-    response
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@
 #![deny(missing_docs)]
 
 mod allocator;
+mod answer;
 mod artifact;
 mod attach;
 mod audience;
@@ -43,7 +44,9 @@ mod functions;
 mod guest;
 mod http;
 mod inspect;
+mod lines;
 mod log;
+mod log_file;
 mod memory;
 mod meter;
 mod network;

@@ -3,13 +3,14 @@
 use crate::artifact::Artifacts;
 use crate::budget::Budgets;
 use crate::command::Outcome;
-use crate::disk::{self, Disk};
+use crate::disk::Disk;
 use crate::events::Events;
 use crate::exec::Inside;
 use crate::exit::Ending;
 use crate::guest::{Guest, World};
 use crate::http::{self, Connections};
 use crate::log::{Log, Place};
+use crate::log_file;
 use crate::meter::{Account, Owned, Threads};
 use crate::program::Program;
 use crate::protocol::{self, Error, ErrorReason, Exit, SandboxSpec, State};
@@ -343,7 +344,7 @@ impl Registry {
                 format!("cannot write {}: {error}", path.display()),
             )
         };
-        disk::check_log(&spec.log.path).map_err(|error| refuse(&spec.log.path, error))?;
+        log_file::check(&spec.log.path).map_err(|error| refuse(&spec.log.path, error))?;
         if let Some(directory) = spec.exit_file.parent() {
             rustix::fs::access(directory, rustix::fs::Access::WRITE_OK)
                 .map_err(|error| refuse(&spec.exit_file, error.into()))?;

@@ -10,7 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::sync::Barrier;
-use support::{Engine, Events};
+use support::{Engine, Events, limit_descriptors};
 
 #[test]
 fn the_engine_tells_who_it_is() {
@@ -453,20 +453,7 @@ fn a_long_directory_name_is_no_obstacle() {
 
 #[test]
 fn a_full_descriptor_budget_refuses_before_the_limit() {
-    let engine = Engine::start_with(|command| {
-        use std::os::unix::process::CommandExt as _;
-        // Safe: one system call between fork and exec.
-        unsafe {
-            command.pre_exec(|| {
-                let limit = rustix::process::Rlimit {
-                    current: Some(64),
-                    maximum: Some(64),
-                };
-                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
-                    .map_err(Into::into)
-            });
-        }
-    });
+    let engine = Engine::start_with(|command| limit_descriptors(command, 64));
     let program = engine.program(guests::SLEEPS);
     let mounts: Vec<Value> =
         (0..10).map(|number| json!({"hostPath": engine.directory.path(), "guestPath": format!("/{number}")})).collect();

@@ -10,12 +10,11 @@ mod support;
 use serde_json::{Value, json};
 use site::{Site, eventually};
 use std::fs;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use support::{Engine, Program, compile};
+use support::{Engine, Program, compile, limit_descriptors};
 
 /// A compilation of what is in the corpus takes little; this is what a bomb may have.
 const COMPILE_BYTES: &str = "--memory-limit=536870912";
@@ -344,18 +343,6 @@ fn without_a_free_descriptor_a_log_waits_and_loses_nothing() {
     eventually("its exit is written", || exit_file.exists());
     let lines: Vec<String> = (0..100).map(|n| format!("stdout F line {n:03}")).collect();
     assert_eq!(engine.log_lines("ticks"), lines);
-}
-
-fn limit_descriptors(command: &mut std::process::Command, most: u64) {
-    let limit = move || {
-        let limit = rustix::process::Rlimit {
-            current: Some(most),
-            maximum: Some(most),
-        };
-        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).map_err(Into::into)
-    };
-    // Safe: one system call between fork and exec.
-    unsafe { command.pre_exec(limit) };
 }
 
 #[test]

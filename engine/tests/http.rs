@@ -9,7 +9,7 @@ use site::{GUEST, PATIENCE, Site, eventually, own_address, reply};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use support::{Engine, Program};
+use support::{Engine, Program, limit_descriptors};
 
 #[test]
 fn the_compiler_tells_the_kind() {
@@ -64,50 +64,13 @@ fn requests_are_answered() {
 
 #[test]
 fn the_guests_world_is_the_containers() {
-    let site = Site::start_with(json!({}), |spec| {
-        let data = spec["exitFile"]
-            .as_str()
-            .expect("path")
-            .replace("web.json", "data");
-        std::fs::create_dir(&data).expect("directory");
-        std::fs::write(format!("{data}/file"), "content").expect("file");
-        spec["env"] = json!([{"name": "A", "value": "1"}]);
-        spec["mounts"] = json!([{"hostPath": data, "guestPath": "/data", "readOnly": true}]);
-    });
-    assert_eq!(site.get("/env").text(), "A=1");
-    assert_eq!(site.get("/file").text(), "content");
-    assert_eq!(site.get("/log").text(), "logged");
-    site.wait_for_log("stderr F a line of stderr");
-    site.wait_for_log("stdout F a line of stdout");
+    let site = Site::start_with(json!({}), site::give_a_world);
+    site::the_guests_world_is_the_containers(&site);
 }
 
 #[test]
 fn bodies_stream_both_ways() {
-    let site = Site::start(json!({}));
-    let mut stream = site.connect();
-    write!(
-        stream,
-        "POST /echo HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    .expect("send");
-    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
-    let mut head = String::new();
-    for (number, chunk) in ["one", "two", "six"].iter().enumerate() {
-        write!(stream, "3\r\n{chunk}\r\n").expect("send");
-        if number == 0 {
-            while !head.ends_with("\r\n\r\n") {
-                reader.read_line(&mut head).expect("head");
-            }
-        }
-        // The answer comes before the request has ended.
-        let mut echoed = [0; 8];
-        reader.read_exact(&mut echoed).expect("chunk");
-        assert_eq!(&echoed, format!("3\r\n{chunk}\r\n").as_bytes());
-    }
-    write!(stream, "0\r\n\r\n").expect("send");
-    let mut rest = [0; 5];
-    reader.read_exact(&mut rest).expect("end");
-    assert_eq!(&rest, b"0\r\n\r\n");
+    site::bodies_stream_both_ways(&Site::start(json!({})));
 }
 
 #[test]
@@ -430,20 +393,7 @@ fn guests_that_compute_leave_room_for_others() {
 
 #[test]
 fn a_flood_of_connections_stays_one_containers() {
-    use std::os::unix::process::CommandExt as _;
-    let engine = Engine::start_with(|command| {
-        // SAFETY: the call is a system call and nothing else.
-        unsafe {
-            command.pre_exec(|| {
-                let limit = rustix::process::Rlimit {
-                    current: Some(400),
-                    maximum: Some(400),
-                };
-                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
-                    .map_err(Into::into)
-            });
-        }
-    });
+    let engine = Engine::start_with(|command| limit_descriptors(command, 400));
     let program = Program::compile(engine.directory.path(), GUEST);
     let mut sites = Vec::new();
     for id in ["web", "other"] {

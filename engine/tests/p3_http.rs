@@ -37,14 +37,7 @@ fn the_compiler_tells_the_kind() {
 
 #[test]
 fn requests_are_answered_in_the_containers_world() {
-    let site = start_with(json!({}), |spec| {
-        let file = spec["exitFile"].as_str().expect("path");
-        let data = file.replace("web.json", "data");
-        std::fs::create_dir(&data).expect("directory");
-        std::fs::write(format!("{data}/file"), "content").expect("file");
-        spec["env"] = json!([{"name": "A", "value": "1"}]);
-        spec["mounts"] = json!([{"hostPath": data, "guestPath": "/data", "readOnly": true}]);
-    });
+    let site = start_with(json!({}), site::give_a_world);
     let hello = site.get("/");
     assert_eq!(
         (hello.status, hello.text().as_str()),
@@ -55,11 +48,7 @@ fn requests_are_answered_in_the_containers_world() {
         "{}",
         hello.head
     );
-    assert_eq!(site.get("/env").text(), "A=1");
-    assert_eq!(site.get("/file").text(), "content");
-    assert_eq!(site.get("/log").text(), "logged");
-    site.wait_for_log("stderr F a line of stderr");
-    site.wait_for_log("stdout F a line of stdout");
+    site::the_guests_world_is_the_containers(&site);
     let mut kept = BufReader::new(site.connect());
     write!(
         kept.get_mut(),
@@ -83,30 +72,7 @@ fn requests_are_answered_in_the_containers_world() {
 #[test]
 fn bodies_stream_both_ways() {
     let site = start(json!({}));
-    let mut stream = site.connect();
-    write!(
-        stream,
-        "POST /echo HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
-    .expect("send");
-    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
-    let mut head = String::new();
-    for (number, chunk) in ["one", "two", "six"].iter().enumerate() {
-        write!(stream, "3\r\n{chunk}\r\n").expect("send");
-        if number == 0 {
-            while !head.ends_with("\r\n\r\n") {
-                reader.read_line(&mut head).expect("head");
-            }
-        }
-        // The answer comes before the request has ended.
-        let mut echoed = [0; 8];
-        reader.read_exact(&mut echoed).expect("chunk");
-        assert_eq!(&echoed, format!("3\r\n{chunk}\r\n").as_bytes());
-    }
-    write!(stream, "0\r\n\r\n").expect("send");
-    let mut rest = [0; 5];
-    reader.read_exact(&mut rest).expect("end");
-    assert_eq!(&rest, b"0\r\n\r\n");
+    site::bodies_stream_both_ways(&site);
     assert_eq!(site.get("/stream?3000000").body.len(), 3_000_000);
     assert_eq!(site.get("/drip?1").text(), "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n");
 }

@@ -7,41 +7,17 @@ mod peers;
 
 use peers::{NameServer, Peer, Pod, pod_address};
 use serde_json::json;
-use support::{Engine, Program};
 
 const GUEST: &[u8] = include_bytes!("../../tests/p3-http-guest/p3-http-guest.wasm");
 
-fn start() -> (Engine, Program) {
-    let engine = Engine::start_with(|command| {
-        command.env("SSL_CERT_FILE", peers::tls("authority.pem"));
-    });
-    let program = Program::compile(engine.directory.path(), GUEST);
-    (engine, program)
-}
-
 #[test]
 fn requests_come_from_the_pods_address_and_share_a_connection() {
-    let (engine, program) = start();
-    let pod = Pod::start(&engine, &program, json!({}));
-    let peer = Peer::http(&pod_address());
-    let (url, host) = (format!("http://{}/a?b", peer.address), peer.address);
-    for _ in 0..3 {
-        let answer = pod.text(&format!("/fetch?GET,{url}"));
-        assert_eq!(answer, format!("200\nGET /a?b HTTP/1.1\n{host}"));
-    }
-    assert_eq!(peer.count(), 1, "one connection for all");
-    let client = peer.clients.lock().expect("lock")[0];
-    assert_eq!(client.ip().to_string(), pod.address);
-    let body = "x".repeat(300_000);
-    let answer = pod
-        .post(&format!("/fetch?POST,{url}"), body.as_bytes())
-        .rest();
-    assert_eq!(answer, format!("200\nPOST /a?b HTTP/1.1\n{host}\n{body}"));
+    peers::requests_come_from_the_pods_address(GUEST, 300_000);
 }
 
 #[test]
 fn names_are_the_pods_and_tls_is_checked() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let peer = Peer::https(&pod_address(), "server");
     let address = peer.address.ip().to_string();
     let names = NameServer::start(&[("server.test", &[&address]), ("other.test", &[&address])]);
@@ -59,7 +35,7 @@ fn names_are_the_pods_and_tls_is_checked() {
 
 #[test]
 fn what_is_closed_is_closed() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let names = NameServer::start(&[("metadata.test", &["169.254.169.254"])]);
     let pod = Pod::start(
         &engine,
@@ -90,7 +66,7 @@ fn what_is_closed_is_closed() {
 
 #[test]
 fn late_and_broken_answers_are_told() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let pod = Pod::start(&engine, &program, json!({}));
     let silent = Peer::start(&pod_address(), |stream| {
         std::thread::sleep(std::time::Duration::from_secs(5));

@@ -5,17 +5,15 @@ mod support;
 #[path = "support/peers.rs"]
 mod peers;
 
-use peers::{GUEST, NameServer, Peer, Pod, eventually, pod_address};
+use peers::{GUEST, NameServer, Peer, Pod, pod_address};
 use serde_json::json;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
-use support::{Engine, Program};
+use support::{Engine, PATIENCE, Program, eventually, limit_descriptors};
 
 /// The demo's server.
 const ECHO: &[u8] = include_bytes!("../../demos/tcp-echo/tcp-echo.wasm");
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn start() -> (Engine, Program) {
     let engine = Engine::start();
@@ -214,20 +212,7 @@ fn echo_server(engine: &Engine, program: &Program, id: &str) -> SocketAddr {
 
 #[test]
 fn a_flood_of_clients_leaves_room_for_others() {
-    use std::os::unix::process::CommandExt as _;
-    let engine = Engine::start_with(|command| {
-        // SAFETY: the call is a system call and nothing else.
-        unsafe {
-            command.pre_exec(|| {
-                let limit = rustix::process::Rlimit {
-                    current: Some(400),
-                    maximum: Some(400),
-                };
-                rustix::process::setrlimit(rustix::process::Resource::Nofile, limit)
-                    .map_err(Into::into)
-            });
-        }
-    });
+    let engine = Engine::start_with(|command| limit_descriptors(command, 400));
     let program = Program::compile(engine.directory.path(), ECHO);
     let [one, other] = ["one", "other"].map(|id| echo_server(&engine, &program, id));
     let flood: Vec<TcpStream> = (0..300)

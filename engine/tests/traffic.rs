@@ -5,46 +5,23 @@ mod support;
 #[path = "support/peers.rs"]
 mod peers;
 
-use peers::{GUEST, NameServer, Peer, Pod, eventually, pod_address, read_head, request};
+use peers::{GUEST, NameServer, Peer, Pod, pod_address, read_head, request};
 use serde_json::json;
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use support::{Engine, Program};
-
-fn start() -> (Engine, Program) {
-    let engine = Engine::start_with(|command| {
-        command.env("SSL_CERT_FILE", peers::tls("authority.pem"));
-    });
-    let program = Program::compile(engine.directory.path(), GUEST);
-    (engine, program)
-}
+use support::eventually;
 
 #[test]
 fn requests_come_from_the_pods_address_and_share_a_connection() {
-    let (engine, program) = start();
-    let pod = Pod::start(&engine, &program, json!({}));
-    let peer = Peer::http(&pod_address());
-    let (url, host) = (format!("http://{}/a?b", peer.address), peer.address);
-    for _ in 0..3 {
-        let answer = pod.text(&format!("/fetch?GET,{url}"));
-        assert_eq!(answer, format!("200\nGET /a?b HTTP/1.1\n{host}"));
-    }
-    assert_eq!(peer.count(), 1, "one connection for all");
-    let client = peer.clients.lock().expect("lock")[0];
-    assert_eq!(client.ip().to_string(), pod.address);
-    let body = "x".repeat(100_000);
-    let answer = pod
-        .post(&format!("/fetch?POST,{url}"), body.as_bytes())
-        .rest();
-    assert_eq!(answer, format!("200\nPOST /a?b HTTP/1.1\n{host}\n{body}"));
+    peers::requests_come_from_the_pods_address(GUEST, 100_000);
 }
 
 #[test]
 fn a_kept_connection_that_was_closed_is_replaced() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let pod = Pod::start(&engine, &program, json!({}));
     let peer = Peer::says(
         &pod_address(),
@@ -59,7 +36,7 @@ fn a_kept_connection_that_was_closed_is_replaced() {
 
 #[test]
 fn a_request_that_a_closing_connection_took_is_sent_again_if_that_is_safe() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let pod = Pod::start(&engine, &program, json!({}));
     // Each connection answers once, and closes when the second request has come.
     let peer = Peer::start(&pod_address(), |mut stream| {
@@ -80,7 +57,7 @@ fn a_request_that_a_closing_connection_took_is_sent_again_if_that_is_safe() {
 
 #[test]
 fn a_pod_without_a_network_sends_nothing() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let pod = Pod::start(&engine, &program, json!({"none": true}));
     let peer = Peer::http(&pod_address());
     let url = format!("http://{}/", peer.address);
@@ -90,7 +67,7 @@ fn a_pod_without_a_network_sends_nothing() {
 
 #[test]
 fn what_is_closed_is_closed_by_address_and_by_name() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let names = NameServer::start(&[
         ("metadata.test", &["169.254.169.254"]),
         ("node.test", &["127.0.0.53"]),
@@ -133,7 +110,7 @@ fn what_is_closed_is_closed_by_address_and_by_name() {
 
 #[test]
 fn an_answer_that_changes_its_mind_is_checked_again() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let peer = Peer::says(
         &pod_address(),
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi",
@@ -168,7 +145,7 @@ fn an_answer_that_changes_its_mind_is_checked_again() {
 
 #[test]
 fn two_pods_call_each_other_and_the_hosts_network_has_the_hosts_loopback() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let one = Pod::start(&engine, &program, json!({}));
     let two = Pod::start(&engine, &program, json!({}));
     for (from, to) in [(&one, &two), (&two, &one)] {
@@ -191,7 +168,7 @@ fn two_pods_call_each_other_and_the_hosts_network_has_the_hosts_loopback() {
 
 #[test]
 fn names_are_looked_up_as_the_pods_files_say() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let peer = Peer::http(&pod_address());
     let address = peer.address.ip().to_string();
     let names = NameServer::start(&[
@@ -225,7 +202,7 @@ fn names_are_looked_up_as_the_pods_files_say() {
 
 #[test]
 fn https_trusts_the_machines_authorities() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let address = pod_address();
     let hosts = format!("{address} server.test other.test\n");
     let pod = Pod::start(&engine, &program, json!({ "hosts": hosts }));
@@ -255,7 +232,7 @@ fn https_trusts_the_machines_authorities() {
 
 #[test]
 fn http2_is_spoken_with_servers_that_know_it_and_requests_share_a_connection() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let address = pod_address();
     let hosts = format!("{address} server.test\n");
     let pod = Pod::start(&engine, &program, json!({ "hosts": hosts }));
@@ -299,7 +276,7 @@ fn http2_is_spoken_with_servers_that_know_it_and_requests_share_a_connection() {
 
 #[test]
 fn failures_have_the_names_that_the_interface_gives_them() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let pod = Pod::start(&engine, &program, json!({}));
     let on = pod_address();
     let free = TcpListener::bind((&*on, 0))
@@ -340,7 +317,7 @@ fn failures_have_the_names_that_the_interface_gives_them() {
 
 #[test]
 fn time_limits_of_a_request_are_kept() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let names = NameServer::start(&[]);
     let pod = Pod::start(
         &engine,
@@ -382,7 +359,7 @@ fn time_limits_of_a_request_are_kept() {
 
 #[test]
 fn a_request_that_nobody_waits_for_frees_its_connection() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let pod = Pod::start(&engine, &program, json!({}));
     let closed = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&closed);
@@ -410,7 +387,7 @@ fn a_request_that_nobody_waits_for_frees_its_connection() {
 
 #[test]
 fn a_slow_reader_holds_the_peer_back() {
-    let (engine, program) = start();
+    let (engine, program) = peers::start(GUEST);
     let pod = Pod::start(&engine, &program, json!({}));
     let sent = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&sent);

@@ -1,7 +1,7 @@
 //! The client's end of an exec's or an attach's connection.
 #![allow(dead_code)]
 
-use crate::support::Engine;
+use crate::support::{Engine, status};
 use serde_json::Value;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -31,7 +31,6 @@ pub fn ask(engine: &Engine, id: &str, verb: &str, spec: &str) -> (u16, Value, Un
         head.push(byte[0]);
     }
     let head = String::from_utf8(head).expect("text").to_lowercase();
-    let status = head.split(' ').nth(1).expect("status");
     let length = head.split_once("content-length: ").map_or(0, |(_, rest)| {
         let (length, _) = rest.split_once("\r\n").expect("line");
         length.parse().expect("length")
@@ -39,7 +38,7 @@ pub fn ask(engine: &Engine, id: &str, verb: &str, spec: &str) -> (u16, Value, Un
     let mut body = vec![0; length];
     stream.read_exact(&mut body).expect("body");
     let body = serde_json::from_slice(&body).unwrap_or_default();
-    (status.parse().expect("status"), body, stream)
+    (status(&head), body, stream)
 }
 
 pub fn open(engine: &Engine, id: &str, verb: &str, spec: &Value) -> UnixStream {

@@ -6,14 +6,42 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Longer than anything here takes; only a defect meets it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wasmlet-engine");
+
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !is_so() {
+        assert!(begin.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The status of an answer with this head.
+pub fn status(head: &str) -> u16 {
+    let status = head.split(' ').nth(1).expect("status");
+    status.parse().expect("status")
+}
+
+/// Has a program start with room for so many descriptors.
+pub fn limit_descriptors(command: &mut Command, most: u64) {
+    let limit = move || {
+        let limit = rustix::process::Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).map_err(Into::into)
+    };
+    // Safe: one system call between fork and exec.
+    unsafe { command.pre_exec(limit) };
+}
 
 /// A running engine; killed when dropped.
 pub struct Engine {
@@ -82,12 +110,7 @@ impl Engine {
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("receive");
         let (head, body) = text.split_once("\r\n\r\n").expect("head");
-        let status = head
-            .split(' ')
-            .nth(1)
-            .expect("status")
-            .parse()
-            .expect("status");
+        let status = status(head);
         let body = if body.is_empty() {
             Value::Null
         } else {

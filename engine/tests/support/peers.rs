@@ -1,7 +1,7 @@
 //! Whom guests talk to: servers of one thread each, a name server, and pods in an engine.
 #![allow(dead_code)]
 
-use super::{Engine, Program};
+use crate::support::{Engine, PATIENCE, Program};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -16,10 +16,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub const GUEST: &[u8] = include_bytes!("../../../tests/traffic-guest/traffic-guest.wasm");
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An address among those of pods without a cluster, nobody else's.
 pub fn pod_address() -> String {
@@ -29,12 +28,33 @@ pub fn pod_address() -> String {
     format!("127.88.{block}.{count}")
 }
 
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
+/// An engine that trusts the authority of `tests/tls`, and this guest.
+pub fn start(guest: &[u8]) -> (Engine, Program) {
+    let engine = Engine::start_with(|command| {
+        command.env("SSL_CERT_FILE", tls("authority.pem"));
+    });
+    let program = Program::compile(engine.directory.path(), guest);
+    (engine, program)
+}
+
+/// What this guest sends comes from its pod's address, by one connection, and a body of so many bytes arrives.
+pub fn requests_come_from_the_pods_address(guest: &[u8], bytes: usize) {
+    let (engine, program) = start(guest);
+    let pod = Pod::start(&engine, &program, json!({}));
+    let peer = Peer::http(&pod_address());
+    let (url, host) = (format!("http://{}/a?b", peer.address), peer.address);
+    for _ in 0..3 {
+        let answer = pod.text(&format!("/fetch?GET,{url}"));
+        assert_eq!(answer, format!("200\nGET /a?b HTTP/1.1\n{host}"));
     }
+    assert_eq!(peer.count(), 1, "one connection for all");
+    let client = peer.clients.lock().expect("lock")[0];
+    assert_eq!(client.ip().to_string(), pod.address);
+    let body = "x".repeat(bytes);
+    let answer = pod
+        .post(&format!("/fetch?POST,{url}"), body.as_bytes())
+        .rest();
+    assert_eq!(answer, format!("200\nPOST /a?b HTTP/1.1\n{host}\n{body}"));
 }
 
 /// A pod whose guest does what it is asked by HTTP.

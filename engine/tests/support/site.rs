@@ -1,7 +1,8 @@
 //! One engine with one http guest, and a client that reads answers.
 #![allow(dead_code)]
 
-use crate::support::{Engine, Program};
+use crate::support::{Engine, Program, status};
+pub use crate::support::{PATIENCE, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,7 +10,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub const GUEST: &[u8] = include_bytes!("../../../tests/http-guest/http-guest.wasm");
-pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One engine with one http sandbox, whose id is `web`.
 pub struct Site {
@@ -155,26 +155,13 @@ fn ask(address: &str, path: &str) -> TcpStream {
     stream
 }
 
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let begin = Instant::now();
-    while !is_so() {
-        assert!(begin.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 /// Reads one answer; an answer that breaks off has what came of its body.
 pub fn reply(reader: &mut BufReader<TcpStream>) -> Reply {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         assert!(reader.read_line(&mut head).expect("head") > 0, "{head:?}");
     }
-    let status = head
-        .split(' ')
-        .nth(1)
-        .expect("status")
-        .parse()
-        .expect("status");
+    let status = status(&head);
     let lower = head.to_lowercase();
     let mut body = Vec::new();
     if lower.contains("transfer-encoding: chunked") {
@@ -202,4 +189,51 @@ pub fn reply(reader: &mut BufReader<TcpStream>) -> Reply {
         reader.read_exact(&mut body).expect("body");
     }
     Reply { status, head, body }
+}
+
+/// A variable, and a directory with a file.
+pub fn give_a_world(spec: &mut Value) {
+    let file = spec["exitFile"].as_str().expect("path");
+    let data = file.replace("web.json", "data");
+    std::fs::create_dir(&data).expect("directory");
+    std::fs::write(format!("{data}/file"), "content").expect("file");
+    spec["env"] = json!([{"name": "A", "value": "1"}]);
+    spec["mounts"] = json!([{"hostPath": data, "guestPath": "/data", "readOnly": true}]);
+}
+
+/// The guest sees what [`give_a_world`] gave, and its output is the container's.
+pub fn the_guests_world_is_the_containers(site: &Site) {
+    assert_eq!(site.get("/env").text(), "A=1");
+    assert_eq!(site.get("/file").text(), "content");
+    assert_eq!(site.get("/log").text(), "logged");
+    site.wait_for_log("stderr F a line of stderr");
+    site.wait_for_log("stdout F a line of stdout");
+}
+
+/// An echo comes while it is sent.
+pub fn bodies_stream_both_ways(site: &Site) {
+    let mut stream = site.connect();
+    write!(
+        stream,
+        "POST /echo HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    .expect("send");
+    let mut reader = BufReader::new(stream.try_clone().expect("clone"));
+    let mut head = String::new();
+    for (number, chunk) in ["one", "two", "six"].iter().enumerate() {
+        write!(stream, "3\r\n{chunk}\r\n").expect("send");
+        if number == 0 {
+            while !head.ends_with("\r\n\r\n") {
+                reader.read_line(&mut head).expect("head");
+            }
+        }
+        // The answer comes before the request has ended.
+        let mut echoed = [0; 8];
+        reader.read_exact(&mut echoed).expect("chunk");
+        assert_eq!(&echoed, format!("3\r\n{chunk}\r\n").as_bytes());
+    }
+    write!(stream, "0\r\n\r\n").expect("send");
+    let mut rest = [0; 5];
+    reader.read_exact(&mut rest).expect("end");
+    assert_eq!(&rest, b"0\r\n\r\n");
 }

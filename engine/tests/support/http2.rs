@@ -1,4 +1,5 @@
 //! HTTP/2 frame by frame, for what no client would send.
+#![allow(dead_code)]
 
 use crate::site::Site;
 use std::io::{Read as _, Write as _};

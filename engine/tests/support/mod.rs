@@ -344,3 +344,20 @@ pub fn compile(wasm: &[u8], output: &Path, arguments: &[&str]) -> (i32, Value) {
         serde_json::from_str(&text).expect("JSON"),
     )
 }
+
+/// What a reader of the log makes of it: parts joined, lines ended.
+pub fn content(log: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for line in log.split_inclusive(|&byte| byte == b'\n') {
+        let mut fields = line.splitn(4, |&byte| byte == b' ');
+        let tag = fields.nth(2).expect("tag");
+        let text = fields.next().expect("content");
+        let (text, newline) = text.split_at(text.len() - 1);
+        assert_eq!(newline, b"\n");
+        bytes.extend_from_slice(text);
+        if tag == b"F" {
+            bytes.push(b'\n');
+        }
+    }
+    bytes
+}

@@ -237,3 +237,10 @@ pub fn bodies_stream_both_ways(site: &Site) {
     reader.read_exact(&mut rest).expect("end");
     assert_eq!(&rest, b"0\r\n\r\n");
 }
+
+/// Everything that comes until the connection's end.
+pub fn rest(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    String::from_utf8_lossy(&bytes).into_owned()
+}

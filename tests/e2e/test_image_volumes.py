@@ -11,12 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Wasmlet
-from tests.support.cluster import running_cluster
 from tests.support.file_images import build, files, put
-from tests.support.node import Node, running_node
-from tests.support.place import Manifest, Place, container, new_place, pod, push
-from tests.support.registry import docker_registry
+from tests.support.node import Node, node_of_its_own
+from tests.support.place import Manifest, Place, container, new_place, pod
 
 pytestmark = [
     pytest.mark.cluster,
@@ -29,14 +26,7 @@ pytestmark = [
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A node, and a registry that has the guests and an image of files."""
     directory = tmp_path_factory.mktemp("image-volumes")
-    for name in ("registry", "work"):
-        (directory / name).mkdir()
-    with (
-        docker_registry(directory / "registry") as registry,
-        running_cluster(directory / "cluster") as cluster,
-        running_node(Wasmlet(directory / "state", directory / "work"), cluster, registry.address) as node,
-    ):
-        push(node, "files", "sleep")
+    with node_of_its_own(directory, "files", "sleep") as node:
         publish(node, directory, {"motd": b"one", "etc/release": b"here"})
         yield node
 

@@ -7,6 +7,7 @@ import hypothesis
 import pytest
 
 from tests.support.agent import Agent, running_agent
+from tests.support.disks import passable_directory
 from tests.support.processes import end_all
 from wasmlet.base.errors import UserError
 from wasmlet.sandbox.program import find_engine_program
@@ -17,12 +18,13 @@ hypothesis.settings.load_profile("wasmlet")
 
 
 @pytest.fixture
-def state_directory(tmp_path: Path) -> Iterator[Path]:
+def state_directory() -> Iterator[Path]:
     """A state directory of the test's own; no process that was started on it outlives the test."""
-    directory = tmp_path / "state"
-    directory.mkdir()
-    yield directory
-    end_all(directory)
+    with passable_directory() as parent:
+        directory = parent / "state"
+        directory.mkdir()
+        yield directory
+        end_all(directory)
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,9 @@ const STACKS_BYTES: u64 = 2 * 2 * 1024 * 1024 + 64 * 1024;
 /// CPU seconds of all threads together. A module of 69 MB takes two minutes; what takes longer than this was made to.
 const CPU_SECONDS: u64 = 30 * 60;
 
+/// Of an artifact: engines of other users map it too, and the directories above say who else comes here.
+const MODE: u32 = 0o644;
+
 /// A thread panicked near the cap.
 static PANICKED_FULL: AtomicBool = AtomicBool::new(false);
 
@@ -395,7 +398,7 @@ struct Unnamed {
 
 impl Unnamed {
     fn write(output: &Path, content: &[u8]) -> io::Result<Self> {
-        let mode = Mode::from_raw_mode(0o640);
+        let mode = Mode::from_raw_mode(MODE);
         let unnamed = rustix::fs::open(
             directory(output),
             OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
@@ -414,7 +417,7 @@ impl Unnamed {
                     .read(true)
                     .write(true)
                     .create_new(true)
-                    .mode(0o640)
+                    .mode(MODE)
                     .open(&name)?;
                 Self {
                     file,

@@ -8,8 +8,8 @@ use crate::syscalls::{self, Program};
 use crate::traffic::tls;
 use anyhow::{Context as _, Result};
 use landlock::{
-    ABI, Access as _, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, RestrictionStatus,
-    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope,
+    ABI, Access as _, AccessFs, BitFlags, LandlockStatus, PathBeneath, PathFd, Ruleset,
+    RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
 use rustix::process::{Gid, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -44,30 +44,34 @@ pub struct Rules {
     pub user: Option<User>,
 }
 
-/// A user and a group of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A user of the machine, with its groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
     /// Its number.
     pub user: u32,
-    /// Its only group.
+    /// The group of what it makes.
     pub group: u32,
+    /// Further ones.
+    pub groups: Vec<u32>,
 }
 
 impl std::str::FromStr for User {
     type Err = String;
 
-    /// `UID:GID`
+    /// `UID:GID` or `UID:GID,GID…`
     fn from_str(text: &str) -> Result<Self, String> {
-        let parsed = text
-            .split_once(':')
-            .and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
         // The highest number means "no change" to the kernel.
-        match parsed {
-            Some((user, group)) if user != u32::MAX && group != u32::MAX => {
-                Ok(Self { user, group })
-            }
-            _ => Err(format!("{text} is not UID:GID")),
-        }
+        let number = |text: &str| text.parse().ok().filter(|it| *it != u32::MAX);
+        let parsed = || {
+            let (user, groups) = text.split_once(':')?;
+            let mut groups = groups.split(',').map(number);
+            Some(Self {
+                user: number(user)?,
+                group: groups.next()??,
+                groups: groups.collect::<Option<_>>()?,
+            })
+        };
+        parsed().ok_or_else(|| format!("{text} is not UID:GID"))
     }
 }
 
@@ -76,11 +80,11 @@ static OWN_FIGURES: OnceLock<File> = OnceLock::new();
 
 /// Confines an engine, which has no threads yet.
 pub fn engine(rules: &Rules) -> Result<Confinement> {
-    become_user(rules.user)?;
     let mut missing = Vec::new();
-    let landlock = if rules.read.is_empty() && rules.write.is_empty() {
+    // As who it was: the directories above may be closed to the user.
+    let files = if rules.read.is_empty() && rules.write.is_empty() {
         missing.push("Landlock: no --read or --write was given".to_owned());
-        0
+        None
     } else {
         let authorities = tls::places();
         let own = OWN_FILES.iter().map(Path::new);
@@ -89,8 +93,10 @@ pub fn engine(rules: &Rules) -> Result<Confinement> {
             .filter(|it| it.exists())
             .chain(rules.read.iter().map(PathBuf::as_path))
             .collect();
-        restrict_files(&read, &rules.write, &mut missing)?
+        Some(rule_files(&read, &rules.write)?)
     };
+    become_user(rules.user.as_ref())?;
+    let landlock = files.map_or(Ok(0), |files| restrict_files(files, &mut missing))?;
     let seccomp = restrict_calls(Program::Engine, &mut missing);
     Ok(Confinement {
         user: rustix::process::getuid().as_raw(),
@@ -113,18 +119,19 @@ pub fn helper(output: Option<&Path>) -> Result<()> {
         .collect();
     // One that is not there is told when it is written to.
     let write: Vec<_> = output.into_iter().filter(|it| it.exists()).collect();
-    restrict_files(&read, &write, &mut missing)?;
+    restrict_files(rule_files(&read, &write)?, &mut missing)?;
     restrict_calls(Program::Helper, &mut missing);
     Ok(())
 }
 
 /// Gives up every capability but those for low ports and, as root, for files of others.
-fn become_user(user: Option<User>) -> Result<()> {
+fn become_user(user: Option<&User>) -> Result<()> {
     use rustix::thread::{capabilities, set_capabilities};
-    if let Some(User { user, group }) = user {
-        let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+    if let Some(it) = user {
+        let (user, group) = (Uid::from_raw(it.user), Gid::from_raw(it.group));
+        let groups: Vec<_> = it.groups.iter().copied().map(Gid::from_raw).collect();
         rustix::thread::set_keep_capabilities(true)
-            .and_then(|()| rustix::thread::set_thread_groups(&[]))
+            .and_then(|()| rustix::thread::set_thread_groups(&groups))
             .and_then(|()| rustix::thread::set_thread_res_gid(group, group, group))
             .and_then(|()| rustix::thread::set_thread_res_uid(user, user, user))
             .with_context(|| format!("cannot become user {user:?} of group {group:?}"))?;
@@ -149,15 +156,10 @@ fn become_user(user: Option<User>) -> Result<()> {
 }
 
 /// Returns the Landlock ABI that holds now; 0 is none.
-fn restrict_files(
-    read: &[&Path],
-    write: &[impl AsRef<Path>],
-    missing: &mut Vec<String>,
-) -> Result<i32> {
-    if let Ok(own) = File::open("/proc/self") {
-        let _ = OWN_FIGURES.set(own);
-    }
-    let status = rule_files(read, write)?;
+fn restrict_files(rules: RulesetCreated, missing: &mut Vec<String>) -> Result<i32> {
+    let status = rules
+        .restrict_self()
+        .context("cannot apply the Landlock rules")?;
     let abi = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => effective_abi as i32,
         LandlockStatus::NotEnabled => {
@@ -191,7 +193,10 @@ fn lacking(abi: i32) -> String {
     format!("Landlock: version {abi} does not hold {}", what.join(", "))
 }
 
-fn rule_files(read: &[&Path], write: &[impl AsRef<Path>]) -> Result<RestrictionStatus> {
+fn rule_files(read: &[&Path], write: &[impl AsRef<Path>]) -> Result<RulesetCreated> {
+    if let Ok(own) = File::open("/proc/self") {
+        let _ = OWN_FIGURES.set(own);
+    }
     let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(NEWEST))?
         .scope(Scope::from_all(NEWEST))?
@@ -210,9 +215,7 @@ fn rule_files(read: &[&Path], write: &[impl AsRef<Path>]) -> Result<RestrictionS
                 | AccessFs::IoctlDev);
         ruleset = allow(ruleset, path.as_ref(), rights)?;
     }
-    ruleset
-        .restrict_self()
-        .context("cannot apply the Landlock rules")
+    Ok(ruleset)
 }
 
 fn allow(
@@ -251,9 +254,26 @@ mod tests {
 
     #[test]
     fn users_parse() {
-        let parsed = "1:20".parse();
-        assert_eq!(parsed, Ok(User { user: 1, group: 20 }));
-        for text in ["", "1", "1:", ":1", "a:1", "1:2:3", "-1:1", "1:4294967295"] {
+        for (text, groups) in [("1:20", vec![]), ("1:20,3,4", vec![3, 4])] {
+            let expected = User {
+                user: 1,
+                group: 20,
+                groups,
+            };
+            assert_eq!(text.parse(), Ok(expected));
+        }
+        for text in [
+            "",
+            "1",
+            "1:",
+            ":1",
+            "a:1",
+            "1:2:3",
+            "-1:1",
+            "1:4294967295",
+            "1:2,",
+            "1:2,x",
+        ] {
             assert!(text.parse::<User>().is_err(), "{text}");
         }
     }
@@ -279,7 +299,10 @@ mod tests {
         let mut missing = Vec::new();
         let run = || {
             rustix::thread::set_no_new_privs(true).expect("no new privileges");
-            let abi = restrict_files(&[&path("read")], &[path("write")], &mut missing)?;
+            let abi = restrict_files(
+                rule_files(&[&path("read")], &[path("write")])?,
+                &mut missing,
+            )?;
             if abi == 0 {
                 return Ok(()); // told by the test of the engine
             }

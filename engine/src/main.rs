@@ -77,7 +77,7 @@ static ALLOCATOR: allocator::Allocator = allocator::Allocator;
 
 const USAGE: &str = "\
 usage: wasmlet-engine serve --directory DIRECTORY [--network-namespace FILE] [--memory-budget BYTES]
-                            [--user UID:GID] [--read PATH]… [--write PATH]…
+                            [--user UID:GID[,GID…]] [--read PATH]… [--write PATH]…
        wasmlet-engine compile --output FILE [--function NAME] [--memory-limit BYTES] [--cpu-seconds SECONDS] < FILE
        wasmlet-engine inspect < FILE
        wasmlet-engine version";
@@ -252,7 +252,7 @@ mod tests {
             "--read=/a",
             "--write=/b",
             "--write=/c",
-            "--user=1:2",
+            "--user=1:2,3",
         ];
         let Ok(Request::Serve { rules, .. }) = parsed(&confined) else {
             panic!("a confined engine");
@@ -260,7 +260,11 @@ mod tests {
         let expected = confine::Rules {
             read: vec!["/a".into()],
             write: vec!["/b".into(), "/c".into()],
-            user: Some(confine::User { user: 1, group: 2 }),
+            user: Some(confine::User {
+                user: 1,
+                group: 2,
+                groups: vec![3],
+            }),
         };
         assert_eq!(rules, expected);
         assert!(parsed(&["serve", "--directory=/run/x", "--user=me"]).is_err());

@@ -192,7 +192,7 @@ fn an_artifact_is_whole_and_described() {
             document["bytes"].as_u64(),
             metadata.permissions().mode() & 0o777
         ),
-        (Some(metadata.len()), 0o640)
+        (Some(metadata.len()), 0o644)
     );
     let sums = Command::new("sha256sum")
         .arg(&output)

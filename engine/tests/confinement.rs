@@ -102,9 +102,14 @@ fn an_engine_becomes_the_user_that_it_is_told() {
     let directory = tempfile::tempdir().expect("directory");
     std::os::unix::fs::chown(directory.path(), Some(1_880_000_007), Some(1_880_000_008))
         .expect("chown");
+    // The user may not come here; rules are made before it is one.
+    let closed = tempfile::tempdir().expect("directory");
+    fs::create_dir(closed.path().join("inner")).expect("directory");
     let engine = Engine::start_with(|command| {
         command
-            .arg("--user=1880000007:1880000008")
+            .arg("--user=1880000007:1880000008,1880000009")
+            .arg("--read")
+            .arg(closed.path().join("inner"))
             .arg("--write")
             .arg(directory.path());
     });
@@ -112,7 +117,7 @@ fn an_engine_becomes_the_user_that_it_is_told() {
     let one = |number: u32| vec![number.to_string(); 4].join("\t");
     assert_eq!(of_all_threads(&engine, "Uid"), one(1_880_000_007));
     assert_eq!(of_all_threads(&engine, "Gid"), one(1_880_000_008));
-    assert_eq!(of_all_threads(&engine, "Groups"), "");
+    assert_eq!(of_all_threads(&engine, "Groups"), "1880000009");
     assert_eq!(of_all_threads(&engine, "CapEff"), "0000000000000400");
     assert_eq!(
         (&told["user"], &told["group"]),

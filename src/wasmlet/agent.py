@@ -40,7 +40,7 @@ from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
 from wasmlet.pods.static import StaticSource
-from wasmlet.sandbox import artifacts, engines, placement
+from wasmlet.sandbox import artifacts, engines, placement, users
 from wasmlet.sandbox.engines import Access
 from wasmlet.sandbox.namespace import Namespace
 from wasmlet.sandbox.program import find_engine_program
@@ -176,6 +176,7 @@ def held_state(config: Config) -> Iterator[None]:
     """
     make_state_directory(config)
     with (config.state / LOCK_NAME).open("a+") as lock:
+        os.fchmod(lock.fileno(), 0o600)  # others may pass the directory, and must not hold the lock
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -212,6 +213,7 @@ async def serve(
     Raises:
         ConflictError: Another agent holds the state directory.
     """
+    os.umask(0o022)  # engines of other users pass what is made
     with held_state(config):
         async with contextlib.AsyncExitStack() as stack:
             hub = Hub()
@@ -312,7 +314,7 @@ async def _build(
         library=library,
         artifacts=cache,
         engines=pool,
-        directories=Directories(config.state),
+        directories=Directories(config.state, _users(config)),
         listener=hub,
         credentials=logins,
     )
@@ -339,6 +341,21 @@ def _start_collection(
     tell = (lambda *_: None) if cluster is None else cluster.warn
     collection = Collection(library, policy, workers=lambda: dispatch.workers, tell=tell)
     tasks.start(collection.run(), name="image garbage collection")
+
+
+def _users(config: Config) -> users.Range | None:
+    """Whose users pools of engines have; None: they stay the agent's.
+
+    Raises:
+        UserError: `uid-range` asks for what cannot be here.
+    """
+    chosen = users.parse(config.file.uid_range)
+    problem = users.problem(chosen, config.state) if chosen is not None else ""
+    if problem and config.file.uid_range:
+        raise UserError(f"engines cannot have users of their own: {problem}", hint="set uid-range to none")
+    if problem and os.geteuid() == 0:
+        logger.warning("engines have no users of their own", extra={"cause": problem})
+    return None if problem else chosen
 
 
 def _engine_memory(config: Config) -> int:

@@ -51,6 +51,8 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
         engine_memory_mib: The most that one engine may use where it has a place of its own; 0 is all but 100 MiB.
         engine_cgroup: A directory of cgroup v2 for engines; "" asks systemd for scopes when it runs the agent.
         isolation: Which pods of a network share an engine: those of a `namespace`, of the `node`, or of a `pod` alone.
+        uid_range: The users that an agent of root gives to pools of engines, as FIRST:COUNT; `none` gives them none, ""
+            is 1880000000:65536 where that can be.
         network: Where pods of a cluster have their addresses: `podcidr` or `host`.
         max_parallel_image_pulls: How many images are pulled at the same time.
         image_gc_high_threshold_percent, image_gc_low_threshold_percent, image_minimum_gc_age_seconds,
@@ -78,6 +80,7 @@ class File(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     engine_memory_mib: Annotated[int, msgspec.Meta(ge=0)] = 0
     engine_cgroup: str = ""
     isolation: Literal["namespace", "node", "pod"] = "namespace"
+    uid_range: str = ""
     network: NetworkMode = "podcidr"
     max_parallel_image_pulls: Annotated[int, msgspec.Meta(ge=1)] = 4
     image_gc_high_threshold_percent: Percent = 85

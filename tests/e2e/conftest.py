@@ -11,6 +11,7 @@ from typing import IO
 
 import pytest
 
+from tests.support.disks import passable_directory
 from tests.support.processes import end_all
 
 
@@ -50,8 +51,8 @@ def wasmlet(tmp_path: Path) -> Iterator[Wasmlet]:
     """The command line in an empty folder."""
     folder = tmp_path / "work"
     folder.mkdir()
-    state = tmp_path / "state"
-    try:
-        yield Wasmlet(state, folder)
-    finally:
-        end_all(state)
+    with passable_directory() as parent:
+        try:
+            yield Wasmlet(parent / "state", folder)
+        finally:
+            end_all(parent)

@@ -16,6 +16,7 @@ import pytest
 
 from tests.e2e.conftest import Wasmlet
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.disks import passable_directory
 from tests.support.guests import guest, http_guest
 from tests.support.networks import ask, forget, listening, needs_root
 from tests.support.node import Node
@@ -153,18 +154,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def nodes(cluster: Cluster, tmp_path: Path) -> Iterator[tuple[NetworkNode, NetworkNode]]:
+def nodes(cluster: Cluster) -> Iterator[tuple[NetworkNode, NetworkNode]]:
     made: list[NetworkNode] = []
-    try:
-        for number in (1, 2):
-            made.append(NetworkNode(cluster, tmp_path / f"n{number}", f"wasm-{number}"))
-            made[-1].launch()
-        for each in made:
-            each.wait()
-        yield made[0], made[1]
-    finally:
-        for each in made:
-            each.clean()
+    with passable_directory() as parent:
+        try:
+            for number in (1, 2):
+                made.append(NetworkNode(cluster, parent / f"n{number}", f"wasm-{number}"))
+                made[-1].launch()
+            for each in made:
+                each.wait()
+            yield made[0], made[1]
+        finally:
+            for each in made:
+                each.clean()
 
 
 def test_two_nodes_give_their_pods_addresses_that_stay(nodes: tuple[NetworkNode, NetworkNode], tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from tests.support.node import Node, node_of_its_own
 from tests.support.place import Place, container, controller, new_place, pod, pod_spec, template
+from tests.support.walls import CLOSED, READS, tried
+from wasmlet.sandbox.engines import User
 
 pytestmark = [
     pytest.mark.cluster,
@@ -154,6 +157,26 @@ def test_a_running_guest_sees_its_configuration_change(place: Place) -> None:
     place.eventually(lambda: place.logs("watcher") == "one\n", "the first")
     place.apply(configured("two"))
     place.eventually(lambda: place.logs("watcher") == "one\ntwo\n", "the second")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's agent has users to give")
+def test_a_namespace_s_secrets_are_closed_to_the_engines_of_another(place: Place) -> None:
+    with new_place(place.node) as other:
+        users, keys = {}, {}
+        for each in (place, other):
+            each.kubectl("create", "secret", "generic", "login", f"--from-literal=word=of {each.namespace}")
+            mounts = [{"name": "login", "mountPath": "/login"}]
+            volumes = [{"name": "login", "secret": {"secretName": "login"}}]
+            each.apply(pod("holder", container(each.image("sleep"), volumeMounts=mounts), volumes=volumes))
+            each.wait("Ready", "pod/holder")
+            engines = json.loads(place.node.wasmlet("engines", "-o", "json").stdout)
+            (told,) = [it["engine"]["confinement"] for it in engines if it["namespace"] == each.namespace]
+            users[each] = User(told["user"], told["group"])
+            (keys[each],) = place.node.wasmlet.state.glob(f"pools/{each.namespace}/*/volumes/*/login/word")
+        assert users[place] != users[other]
+        for owner, user in users.items():
+            for each, key in keys.items():
+                assert tried(user, READS, key) == (f"of {each.namespace}" if each is owner else CLOSED)
 
 
 def test_secrets_are_in_the_environment(place: Place) -> None:

@@ -25,7 +25,7 @@ from wasmlet.pods.facts import Attempt
 from wasmlet.pods.restarts import BackOff
 from wasmlet.pods.rooms import NodeSource, Rooms, Settings
 from wasmlet.pods.worker import Worker
-from wasmlet.sandbox import artifacts, engines
+from wasmlet.sandbox import artifacts, engines, users
 from wasmlet.sandbox.logs import LogReader
 from wasmlet.sandbox.network import LOOPBACK_RANGE, Addresses, PodAddresses
 from wasmlet.server.hub import Hub
@@ -68,6 +68,7 @@ class Agent:
         self.engine_memory_bytes = 0
         self.isolation: Literal["namespace", "node", "pod"] = "namespace"
         self.compile_memory_bytes = artifacts.DEFAULT_COMPILE_MEMORY_BYTES
+        self.users = None if users.problem(users.DEFAULT, directory) else users.DEFAULT
         self.clock: Clock = system_clock
         self.refusal: Refusal | None = None
         self.node: NodeSource | None = None
@@ -101,7 +102,7 @@ class Agent:
                 library=self.library,
                 artifacts=self.artifacts,
                 engines=self.engines,
-                directories=Directories(self.directory),
+                directories=Directories(self.directory, self.users),
                 listener=self.hub,
                 clock=lambda: self.clock(),
                 refuse=lambda _: self.refusal,

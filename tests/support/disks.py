@@ -1,7 +1,9 @@
-"""A small disk of its own for a test: a tmpfs that is gone afterwards, however the test ends."""
+"""Directories of their own for tests: a small disk, and one that other users may pass."""
 
 import contextlib
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,3 +23,14 @@ def small_disk(directory: Path, *, size: str) -> Iterator[Path]:
         yield directory
     finally:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@contextlib.contextmanager
+def passable_directory() -> Iterator[Path]:
+    """A directory through which engines of other users come; pytest closes its own ones to them."""
+    directory = Path(tempfile.mkdtemp(prefix="wasmlet-test-"))
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from tests.e2e.conftest import Wasmlet
 from tests.support.cluster import Cluster, running_cluster
+from tests.support.disks import passable_directory
 from tests.support.guests import guest
 from tests.support.processes import end_all
 from tests.support.registry import docker_registry
@@ -149,9 +150,10 @@ def node_of_its_own(directory: Path, *guests: str, flags: tuple[str, ...] = ON_H
     for name in ("registry", "work"):
         (directory / name).mkdir()
     with (
+        passable_directory() as parent,
         docker_registry(directory / "registry") as registry,
         running_cluster(directory / "cluster") as cluster,
-        running_node(Wasmlet(directory / "state", directory / "work"), cluster, registry.address, flags=flags) as node,
+        running_node(Wasmlet(parent / "state", directory / "work"), cluster, registry.address, flags=flags) as node,
     ):
         for name in guests:
             node.image(name)

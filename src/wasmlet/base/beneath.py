@@ -28,6 +28,7 @@ __all__ = [
     "copy_file",
     "descriptor_path",
     "exists",
+    "give_tree",
     "link_file",
     "locate",
     "make_directories",
@@ -307,8 +308,14 @@ def write_file(root: Path, relative: str, content: bytes, *, mode: int = 0o644) 
 
 
 def copy_file(source: int, root: Path, relative: str, *, mode: int = 0o644) -> None:
-    """Copy what the descriptor `source` (of `open_file`) holds to `relative`; otherwise as `write_file`."""
+    """Copy what the descriptor `source` (of `open_file`) holds to `relative`; otherwise as `write_file`.
+
+    Root's copy has the source's owner: who may read the one may read the other.
+    """
     with _replacing(root, relative, mode) as stream:
+        if os.geteuid() == 0:
+            found = os.fstat(source)
+            os.fchown(stream.fileno(), found.st_uid, found.st_gid)
         while os.sendfile(stream.fileno(), source, None, COPY_CHUNK_BYTES):
             pass
 
@@ -353,6 +360,18 @@ def make_directories(root: Path, relative: str, *, mode: int = 0o755) -> None:
             current = following
             if made:
                 os.fchmod(current, mode)
+
+
+def give_tree(root: Path, owner: int) -> None:
+    """Make `owner` the owner of `root` and of everything in it; links are given themselves, and never followed.
+
+    Raises:
+        OSError: The file system does not know owners, or something cannot be entered.
+    """
+    for _, directories, files, descriptor in os.fwalk(root):
+        os.fchown(descriptor, owner, -1)
+        for name in (*files, *directories):
+            os.chown(name, owner, -1, dir_fd=descriptor, follow_symlinks=False)
 
 
 # --- removing ---------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def engines_command(context: click.Context, output: str) -> None:
         return
     table = Table(
         "ENGINE", "POOL", "NETWORK", "VERSION", "PODS", "SANDBOXES", "DESCRIPTORS", "MAPS", "CONNECTIONS",
-        "OF GUESTS", "MEMORY", "HELD BY", "PID",
+        "OF GUESTS", "MEMORY", "USER", "HELD BY", "PID",
     )  # fmt: skip
     for each in found:
         version = f"{each.engine.version} old" if each.old else each.engine.version
@@ -44,7 +44,7 @@ def engines_command(context: click.Context, output: str) -> None:
             each.id, _pool(each), "pods" if each.network else "host", version,
             str(len(each.pods)), str(each.engine.running), _share(each.engine.descriptors), _share(each.engine.maps),
             _share(each.engine.connections), _share(each.engine.memory, shown_size), shown_size(each.memory_bytes),
-            _walls(each.engine.confinement), str(each.engine.pid),
+            _user(each.engine.confinement), _walls(each.engine.confinement), str(each.engine.pid),
         )  # fmt: skip
     table.print()
 
@@ -75,6 +75,14 @@ def _share(budget: Budget | None, shown: Callable[[int], str] = str) -> str:
     if budget is None:
         return ""
     return f"{shown(budget.used)} ({100 * budget.used // max(budget.limit, 1)}%)"
+
+
+def _user(confinement: Confinement | None) -> str:
+    """Its number, and its group's where that is another."""
+    if confinement is None:
+        return ""
+    numbers = dict.fromkeys((confinement.user, confinement.group))
+    return ":".join(map(str, numbers))
 
 
 def _walls(confinement: Confinement | None) -> str:

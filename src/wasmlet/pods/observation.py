@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from wasmlet.base import clock
-from wasmlet.base.files import read_if_present
+from wasmlet.base import beneath, clock
+from wasmlet.base.errors import NotFoundError, UserError
 from wasmlet.kube.types import Container
 from wasmlet.pods.endings import read_end
 from wasmlet.pods.facts import LOST_MESSAGE, Attempt, ContainerFacts
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["Observer"]
 
 logger = logging.getLogger(__name__)
+
+EXIT_BYTES = 1 << 16
+"""More than any exit record: its message is bounded by 4 KiB."""
 
 
 class Observer:
@@ -58,10 +61,11 @@ class Observer:
         return True
 
     def _saved_exit(self, container: str, attempt: Attempt) -> protocol.Exit | None:
-        content = read_if_present(self._worker.places.exit_file(container, attempt.number))
+        path = self._worker.places.exit_file(container, attempt.number)
         try:
-            return None if content is None else msgspec.json.decode(content, type=protocol.Exit)
-        except msgspec.DecodeError:
+            content = beneath.read_file(path.parent, path.name, limit_bytes=EXIT_BYTES)
+            return msgspec.json.decode(content, type=protocol.Exit)
+        except (NotFoundError, UserError, msgspec.DecodeError):
             return None
 
     async def _finish(self, container: Container, attempt: Attempt, ended: protocol.Exit | None) -> None:

@@ -64,15 +64,17 @@ class Preparer:
             self._worker.facts.pod_ips = list(rooms.settings.host_ips if on_host else rooms.addresses.claim(bundle.uid))
 
     def _enter_pool(self) -> None:
-        """Give the pod its place in a pool. Raises OSError when the disk says no."""
+        """Give the pod its place in a pool. Raises WasmletError when there is none for it, OSError of the disk."""
         rooms, worker = self._rooms, self._worker
+        if rooms.directories.users is not None:
+            pools.refuse_users(worker.bundle.pod, rooms.directories.users)
         worker.facts.pool = worker.facts.pool or pools.choose(
             worker.bundle.pod,
             isolated=worker.facts.runtime_handler == ISOLATED,
             isolation=rooms.settings.isolation,
         )
         worker.places = rooms.directories.places(worker.bundle.pod, worker.facts.pool)
-        rooms.directories.open(worker.places, living={each.record.key.pool for each in rooms.engines.handles})
+        rooms.directories.open(worker.places, living=rooms.engines.keys)
 
     async def _make_directories(self) -> None:
         """Logs and volumes side by side: a token or a ConfigMap may have to come from the API server."""
@@ -85,8 +87,11 @@ class Preparer:
             raise first_of(errors) from None
 
     def _make_log_directories(self) -> None:
+        """The engine writes there, and nowhere above."""
         for container in all_containers(self._worker.bundle.pod):
-            (self._worker.places.logs / container.name).mkdir(mode=0o750, parents=True, exist_ok=True)
+            directory = self._worker.places.logs / container.name
+            directory.mkdir(parents=True, exist_ok=True)
+            directory.chmod(0o770)
 
     def _sandbox_failed(self, error: Exception) -> None:
         text, event = str(error), SANDBOX_REASON

@@ -68,11 +68,15 @@ class Starter:
     async def set_up_volume(self, volume: Volume) -> HostVolume:
         """Make the volume, or bring it up to date, and remember where it is."""
         bundle = self._worker.bundle
+        group = self._rooms.directories.group(self._worker.places)
+        user = pools.user(bundle.pod, group)
         with failures.of_volume(volume):
             made = await mount.set_up(
                 bundle.pod,
                 volume,
                 directory=self._worker.places.pod,
+                group=group,
+                owner=None if user is None else user.user,
                 objects=self._rooms.objects(bundle),
                 fields=self._fields(),
                 tokens=self._rooms.tokens,
@@ -184,6 +188,9 @@ class Starter:
         if image.tree is not None:
             await asyncio.to_thread(_empty, place)
             await self._rooms.library.lay(image, place, writable=not _is_read_only(container))
+            user = pools.user(self._worker.bundle.pod, self._rooms.directories.group(self._worker.places))
+            if user is not None and not _is_read_only(container):  # else files are links to those of all
+                await asyncio.to_thread(beneath.give_tree, place, user.user)
 
     async def _give(
         self,
@@ -208,7 +215,8 @@ class Starter:
     async def engine(self) -> Handle:
         """An engine that takes sandboxes of the pod."""
         pod, rooms = self._worker.bundle.pod, self._rooms
-        key = pools.key(pod, self._worker.facts.pool, network=rooms.addresses.namespace)
+        group = rooms.directories.group(self._worker.places)
+        key = pools.key(pod, self._worker.facts.pool, network=rooms.addresses.namespace, group=group)
         access = pools.access(pod, self._worker.places, cache=rooms.artifacts.directory)
         return await rooms.engines.acquire(key, access)
 
@@ -364,4 +372,4 @@ def _empty(directory: Path) -> None:
     """Make it, or make it empty: an earlier try of this attempt may have left files."""
     directory.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     beneath.remove_tree(directory)
-    directory.mkdir(mode=0o700)
+    directory.mkdir(mode=0o750)

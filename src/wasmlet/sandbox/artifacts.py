@@ -12,6 +12,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_COMPILE_MEMORY_BYTES = 2 * 1024**3
 """A 2.6 MB Go module takes about 0.3 GiB; some generated modules take 6 GiB (design section 2), which a node has to
 allow on purpose."""
+
+PASSABLE = 0o711
+"""A directory that others pass and cannot list."""
 
 STALE_AFTER_SECONDS = 30 * 24 * 3600
 NOTED_SECONDS = 3600.0
@@ -60,7 +64,7 @@ class Artifacts:
         self._locks: dict[str, asyncio.Lock] = {}
         self._refusals: dict[str, GuestError] = {}
         self._known: dict[str, protocol.Compiled] = {}
-        settings.directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        _open_to_engines(settings.directory)
 
     @property
     def directory(self) -> Path:
@@ -126,7 +130,7 @@ class Artifacts:
     async def _compile(self, module: Path, path: Path, function: str, *, digest: str, key: str) -> protocol.Compiled:
         chosen = [f"--function={function}"] if function else []
         try:
-            path.parent.mkdir(exist_ok=True, mode=0o750)
+            path.parent.mkdir(exist_ok=True, mode=PASSABLE)
             with module.open("rb") as source:
                 process = await asyncio.create_subprocess_exec(
                     self._program, "compile", "--output", path, "--memory-limit", str(self._settings.memory_bytes),
@@ -170,6 +174,16 @@ class Artifacts:
         elif not isinstance(refusal, RetryableError):
             refusal = WasmletError(refusal.message, reason=refusal.reason)
         raise refusal
+
+
+def _open_to_engines(directory: Path) -> None:
+    """Engines of other users read artifacts by their names; what a release left that had none is opened once."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if stat.S_IMODE(directory.stat().st_mode) != PASSABLE:
+        for each in directory.glob("*/*.cwasm"):
+            each.chmod(0o644)
+            each.parent.chmod(PASSABLE)
+        directory.chmod(PASSABLE)
 
 
 def _recorded(path: Path) -> protocol.Compiled | None:

@@ -27,10 +27,10 @@ from wasmlet.sandbox import protocol
 from wasmlet.sandbox.client import EngineClient
 from wasmlet.sandbox.exec_stream import ExecStream
 from wasmlet.sandbox.placement import Beside, Placement, unprotect
-from wasmlet.sandbox.records import RECORD_NAME, Access, PoolKey, Record, end_silent
+from wasmlet.sandbox.records import RECORD_NAME, Access, PoolKey, Record, User, end_silent
 from wasmlet.sandbox.refusals import SOCKET_NAME, EngineBusyError, EngineGoneError
 
-__all__ = ["Access", "Engines", "Handle", "PoolKey", "Record", "Settings"]
+__all__ = ["Access", "Engines", "Handle", "PoolKey", "Record", "Settings", "User"]
 
 logger = logging.getLogger(__name__)
 
@@ -133,6 +133,12 @@ class Engines:
     def handles(self) -> list[Handle]:
         """The living engines."""
         return list(self._handles.values())
+
+    @property
+    def keys(self) -> set[PoolKey]:
+        """Of the living engines, and of those that are being started."""
+        starting = {key for key, lock in self._launches.items() if lock.locked()}
+        return starting | {handle.record.key for handle in self.handles}
 
     @property
     def launch_problem(self) -> str:
@@ -297,6 +303,7 @@ class Engines:
             options = access.arguments()
             options += [f"--memory-budget={memory}"] if memory else []
             options += [f"--network-namespace={key.network}"] if key.network else []
+            options += [key.user.argument()] if key.user is not None else []
             pid = self._spawn(directory, placement.command(identity), options)
             record = msgspec.structs.replace(record, pid=pid)
             write_atomically(directory / RECORD_NAME, msgspec.json.encode(record), mode=0o640)

@@ -15,6 +15,8 @@ from typing import BinaryIO
 from wasmlet.base.clock import from_text
 
 READ_BYTES = 256 * 1024
+PLAINLY = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""The directory is the engine's: a link there may lead to what its user may not read, a pipe may have no end."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class LogReader:
         if path is None:
             return False
         try:
-            self._file = path.open("rb")
+            self._file = os.fdopen(os.open(path, PLAINLY), "rb")
         except FileNotFoundError:
             return False
         self._inode = os.fstat(self._file.fileno()).st_ino

@@ -19,17 +19,30 @@ END_SECONDS = 10.0
 """How long a killed engine is waited for."""
 
 
+class User(msgspec.Struct, frozen=True, rename="camel"):
+    """Whom an engine becomes: a user, the group of what it makes, and further groups."""
+
+    user: int
+    group: int
+    groups: tuple[int, ...] = ()
+
+    def argument(self) -> str:
+        """As the engine's command line says it."""
+        return f"--user={self.user}:{','.join(map(str, (self.group, *self.groups)))}"
+
+
 class PoolKey(msgspec.Struct, frozen=True, rename="camel"):
     """Which sandboxes may share an engine (design section 1). `namespace` "" is all of them.
 
     `dedicated` is the UID of a pod that gets an engine of its own, since it mounts other people's directories; ""
     shares one among the pods of the namespace. `network` is the file of the network namespace that it joins; "" is the
-    agent's own, where pods of the host's network live.
+    agent's own, where pods of the host's network live. `user` is whom it becomes; None: it stays the agent's.
     """
 
     namespace: str
     dedicated: str = ""
     network: str = ""
+    user: User | None = None
 
     @property
     def pool(self) -> str:

@@ -47,6 +47,7 @@ async def set_up(
     fields: PodFields,
     tokens: projected.Tokens | None = None,
     group: int | None = None,
+    owner: int | None = None,
 ) -> HostVolume:
     """Make the volume, or bring its content up to date. Is idempotent; nothing is written when nothing changed.
 
@@ -56,6 +57,7 @@ async def set_up(
         tokens: Where service account tokens come from; None without a cluster.
         group: The group of the engine that will read the volume; None takes the pod's fsGroup when the agent is root,
             else files stay with the agent's own user.
+        owner: The user of that engine, who owns what its guests may write; None leaves it with the agent's.
 
     Raises:
         NotFoundError: An object is missing and not optional (`configmap "x" not found`).
@@ -73,6 +75,8 @@ async def set_up(
     if volume.empty_dir is not None:
         await asyncio.to_thread(_make_place, directory, place, group)
         await asyncio.to_thread(empty_dir.set_up, place, volume.empty_dir, pod=pod, fields=fields)
+        if owner is not None:
+            os.chown(place, owner, -1)
         return HostVolume(path=place, read_only=False, foreign=False)
     payload = await _collect(pod, volume, objects=objects, fields=fields, tokens=tokens)
     await asyncio.to_thread(_write, directory, place, payload, group)
@@ -142,9 +146,9 @@ def _group(pod: Pod) -> int | None:
 def _make_place(directory: Path, place: Path, group: int | None) -> None:
     """The directories down to the volume's parent, entered only by the agent and the group.
 
-    As an ordinary user 0700; as root 0750, with the group if there is one.
+    As an ordinary user 0700; as root 0750, with the group, if there is one, for what is made in them too.
     """
-    closed = 0o700 if os.geteuid() != 0 else 0o750
+    closed = 0o700 if os.geteuid() != 0 else 0o750 if group is None else 0o2750
     made = not directory.is_dir()
     for path in (directory, place.parent.parent, place.parent):
         if not path.is_dir():

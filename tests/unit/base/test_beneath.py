@@ -302,3 +302,24 @@ def test_what_is_not_ours_is_an_error_at_once() -> None:
                 beneath.remove_tree(Path(name) / "file")
         finally:
             os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others give nothing away")
+def test_a_tree_is_given_with_its_links_and_nothing_that_they_lead_to(root: Path) -> None:
+    (root / "dir" / "link").symlink_to("../../outside/secret")
+    (root / "away").symlink_to("../outside")
+    beneath.give_tree(root, 1234)
+    for each in (root, root / "dir", root / "dir" / "file", root / "dir" / "link", root / "away"):
+        assert each.lstat().st_uid == 1234, each
+    outside = root.parent / "outside"
+    assert (outside.stat().st_uid, (outside / "secret").stat().st_uid) == (0, 0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others give nothing away")
+def test_root_s_copy_belongs_to_whom_the_source_belongs(root: Path) -> None:
+    os.chown(root / "dir" / "file", 1234, 4321)
+    source = beneath.open_file(root, "dir/file")
+    beneath.copy_file(source, root, "copy", mode=0o440)
+    os.close(source)
+    found = (root / "copy").stat()
+    assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 4321, 0o440)

@@ -9,6 +9,7 @@ from tests.support.pods import bundle, container
 from tests.support.waiting import eventually
 from wasmlet.base.errors import UserError
 from wasmlet.pods.directories import Directories
+from wasmlet.sandbox.engines import PoolKey
 
 
 def test_places(tmp_path: Path) -> None:
@@ -36,7 +37,7 @@ def test_a_pool_s_directories_go_when_neither_pods_nor_engines_need_them(tmp_pat
     for each in (first.pod, first.logs):
         each.rmdir()
     directories.vacate(first)
-    directories.open(second, living=("a",))
+    directories.open(second, living=[PoolKey("a")])
     assert first.pool.is_dir(), "its engine's rules are bound to it"
     second.pod.rmdir()
     directories.vacate(second)

@@ -9,11 +9,13 @@ import pytest
 from tests.support.agent import Agent, running_agent
 from tests.support.pods import bundle, container, data_volume
 from tests.support.waiting import eventually
-from wasmlet.kube.types import HostPathVolume, ResourceRequirements, Volume, VolumeMount
+from wasmlet.base.errors import UserError
+from wasmlet.kube.types import HostPathVolume, PodSecurityContext, ResourceRequirements, Volume, VolumeMount
 from wasmlet.pods import pools
 from wasmlet.pods.bundle import Bundle
 from wasmlet.pods.directories import Directories
-from wasmlet.sandbox.engines import Access
+from wasmlet.sandbox.engines import Access, User
+from wasmlet.sandbox.users import DEFAULT
 
 Isolation = Literal["namespace", "node", "pod"]
 
@@ -134,5 +136,42 @@ def test_a_pod_s_engine_follows_from_its_pool(isolation: Isolation, on_host: boo
     pool = pools.choose(submitted.pod, isolated=False, isolation=isolation)
     expected = {"namespace": "own", "node": "@node", "pod": f"own@{submitted.uid}"}
     assert pool == expected[isolation]
-    key = pools.key(submitted.pod, pool, network="/run/netns/x")
+    key = pools.key(submitted.pod, pool, network="/run/netns/x", group=7)
     assert (key.pool, key.network) == (pool, "" if on_host else "/run/netns/x")
+    assert key.user == User(7, 7)
+
+
+@pytest.mark.parametrize(
+    ("context", "expected"),
+    [
+        (None, None),
+        (PodSecurityContext(run_as_non_root=True), None),
+        (PodSecurityContext(run_as_user=1000), User(1000, 0, (7,))),
+        (PodSecurityContext(run_as_user=1000, run_as_group=100, fs_group=200), User(1000, 100, (7, 200))),
+        (PodSecurityContext(fs_group=200), User(0, 0, (7, 200))),
+    ],
+)
+def test_an_engine_with_other_people_s_directories_is_who_the_pod_says(
+    context: PodSecurityContext | None, expected: User | None
+) -> None:
+    volumes = [Volume(name="v", host_path=HostPathVolume(path="/srv"))]
+    assert pools.user(bundle(container("main"), volumes=volumes, security_context=context).pod, 7) == expected
+    assert pools.user(bundle(container("main"), security_context=context).pod, 7) == User(7, 7)
+    assert pools.user(bundle(container("main"), volumes=volumes, security_context=context).pod, None) is None
+
+
+@pytest.mark.parametrize(
+    "context",
+    [
+        PodSecurityContext(run_as_user=DEFAULT.first),
+        PodSecurityContext(run_as_group=DEFAULT.first + DEFAULT.count - 1),
+        PodSecurityContext(fs_group=DEFAULT.first + 1),
+        PodSecurityContext(run_as_user=-1),
+        PodSecurityContext(run_as_user=1 << 31),
+    ],
+)
+def test_nobody_says_that_he_is_another_pool_s_user(context: PodSecurityContext) -> None:
+    volumes = [Volume(name="v", host_path=HostPathVolume(path="/srv"))]
+    with pytest.raises(UserError, match="is no user of the pod's"):
+        pools.refuse_users(bundle(container("main"), volumes=volumes, security_context=context).pod, DEFAULT)
+    pools.refuse_users(bundle(container("main"), security_context=context).pod, DEFAULT)

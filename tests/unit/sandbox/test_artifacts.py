@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,14 @@ async def test_old_artifacts_and_leavings_go(compiler: Compiler) -> None:
     (old.parent / "orphan.json").write_bytes(b"x")
     assert compiler.made.remove_stale(now=now) == 1
     assert sorted(compiler.directory.glob("*/*")) == sorted([young, young.with_suffix(".json")])
+
+
+def test_a_cache_of_a_release_without_users_is_opened_to_them(tmp_path: Path, engine_program: Path) -> None:
+    (tmp_path / "cache" / "ab").mkdir(parents=True)
+    artifact, record = (tmp_path / "cache" / "ab" / f"abc.{each}" for each in ("cwasm", "json"))
+    for each in (artifact, record):
+        each.touch(mode=0o640)
+    artifact.parent.chmod(0o750)
+    Artifacts(Settings(directory=tmp_path / "cache"), program=engine_program)
+    modes = [stat.S_IMODE(each.stat().st_mode) for each in (tmp_path / "cache", artifact.parent, artifact, record)]
+    assert modes == [0o711, 0o711, 0o644, 0o640]

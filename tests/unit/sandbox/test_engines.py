@@ -72,6 +72,14 @@ async def test_one_engine_serves_a_namespace_also_when_asked_twice_at_once(sandb
     assert len(sandboxes.engines.handles) == 3
 
 
+async def test_an_engine_counts_from_its_start_on(sandboxes: Sandboxes) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(sandboxes.engines.acquire(PoolKey("a")))
+        await asyncio.sleep(0)
+        assert (sandboxes.engines.keys, sandboxes.engines.handles) == ({PoolKey("a")}, [])
+    assert sandboxes.engines.keys == {PoolKey("a")}
+
+
 async def test_a_full_engine_is_passed_over(sandboxes: Sandboxes) -> None:
     first = await sandboxes.engines.acquire(PoolKey("a"))
     first.full = True

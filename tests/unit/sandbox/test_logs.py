@@ -187,3 +187,11 @@ def test_every_byte_comes_once_and_in_order(
                 writer.write(action, content)
                 written[action] += content
     assert seen == written
+
+
+def test_no_link_is_followed(writer: Writer, tmp_path: Path) -> None:
+    """The engine's user could plant one."""
+    (tmp_path / "secret").write_bytes(f"{TIME} stdout F secret\n".encode())
+    writer.path.symlink_to("secret")
+    with contextlib.closing(LogReader(writer.path)) as reader, pytest.raises(OSError, match="symbolic links"):
+        reader.read()

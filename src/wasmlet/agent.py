@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wasmlet.base.errors import ConflictError, UserError
+from wasmlet.base.errors import ConflictError, RetryableError, UserError
 from wasmlet.base.tasks import InterruptedWorkError, Tasks, unless
 from wasmlet.config import Config, make_state_directory
 from wasmlet.images import credentials, proxies, trust
@@ -173,6 +173,7 @@ def held_state(config: Config) -> Iterator[None]:
 
     Raises:
         ConflictError: Another process holds it.
+        RetryableError: The disk is full.
     """
     make_state_directory(config)
     with (config.state / LOCK_NAME).open("a+") as lock:
@@ -187,10 +188,18 @@ def held_state(config: Config) -> Iterator[None]:
                 hint="use that one, or give this one a directory of its own with --state",
                 holder=holder,
             ) from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+        _write_holder(lock.fileno(), config)
         yield
+
+
+def _write_holder(lock: int, config: Config) -> None:
+    try:
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        raise RetryableError(
+            f"cannot use the state directory {config.state}: {error.strerror}", hint="see to the disk and its space"
+        ) from error
 
 
 async def serve(

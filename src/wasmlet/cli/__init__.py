@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import signal
 import sys
@@ -22,6 +23,9 @@ from wasmlet import __version__
 from wasmlet.base.errors import WasmletError
 from wasmlet.cli.exits import FAILED, INTERRUPTED, exit_status
 from wasmlet.cli.output import BROKEN_PIPE_STATUS, abandon_stdout, open_standard_streams
+
+OF_STREAMS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""Errors of writing, which may have left nothing in a buffer."""
 
 COMMANDS = {
     "run": "run",
@@ -145,14 +149,18 @@ def _clearer(error: click.ClickException) -> click.ClickException:
 
 
 def _explained(error: OSError) -> str:
-    """What the machine refused: to take the output (it is still in the buffer then), or something about a file."""
+    """What the machine refused: something about a file, or to take the output (such an error names no file)."""
     why = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {why}"
     try:
         sys.stdout.flush()
     except OSError:
         abandon_stdout()
-        return f"cannot write to standard output: {why}"
-    return why if error.filename is None else f"{error.filename}: {why}"
+    else:
+        if error.errno not in OF_STREAMS:
+            return why
+    return f"cannot write to standard output: {why}"
 
 
 def complain(error: WasmletError) -> None:

@@ -246,10 +246,13 @@ class _Reader:
 def _read_file(path: Path, limit: int, *, name: str) -> bytes:
     """A small regular file; anything else could hold the agent for ever."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise ValueError(f"{name} is no regular file")
-        content = stream.read(limit + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as stream:
+            content = stream.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > limit:
         raise ValueError(f"{name} is longer than {limit} bytes")
     return content

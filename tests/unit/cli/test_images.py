@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 from tests.support.command import Command
@@ -31,6 +32,16 @@ def test_images_go_through_a_file_from_one_store_to_another(command: Command, tm
     refused = command.run("load", "--input", str(archive))
     assert refused.returncode == 2
     assert b"images.tar: it cannot be read as an archive" in refused.stderr
+
+
+def test_an_archive_for_a_full_disk(command: Command) -> None:
+    add_image(Store(command.state / "images"), USED, guest("exit").read_bytes() + bytes(100_000))
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(
+            command.arguments("save", USED), stdout=full, stderr=subprocess.PIPE, env=command.environment, check=False
+        )
+    error = b"wasmlet: cannot write to standard output: No space left on device\n"
+    assert (result.returncode, result.stderr) == (1, error)
 
 
 def test_what_is_no_archive_and_no_image(command: Command, tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
 """The helper that unpacks an image: layers in the store → a tree, in a short-lived process of its own.
 
 Layers come from strangers, and reading them is work for a processor: here they can take neither the agent's memory
-nor its event loop. The process gives way to everything else, keeps to a cap on memory and on CPU time, and dies with
-the agent. It reads one `Task` and prints one `Answer`, both JSON.
+nor its event loop. The process gives way to everything else, keeps to a cap on memory and on CPU time, dies with the
+agent, and may read the layers and write below the trees' directory, nothing else (`landlock`). It reads one `Task` and
+prints one `Answer`, both JSON.
 
 A tree is a directory: `files/<number>` are the contents, `tree.json` is the `Inventory` that says what they are called
 (decision 0018). It is made under another name and renamed when it is whole.
@@ -27,6 +28,7 @@ import msgspec
 
 from wasmlet.base import beneath
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
+from wasmlet.images import landlock
 from wasmlet.images.filesystem import Directory, FileSystem
 from wasmlet.images.layers import Account, Bounds, Contents, add, apply, pick
 from wasmlet.images.manifest import shown
@@ -136,6 +138,8 @@ def main() -> None:
     """Answer the task on standard input."""
     _confine()
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=Task)
+    blobs = [Path(layer.path) for layer in task.layers if layer.path]
+    landlock.confine(read=[*blobs, *landlock.interpreter()], write=Path(task.directory))
     sys.stdout.buffer.write(msgspec.json.encode(_answer(task)))
 
 

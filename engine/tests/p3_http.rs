@@ -78,6 +78,24 @@ fn bodies_stream_both_ways() {
 }
 
 #[test]
+fn a_body_that_is_passed_on_is_whole_when_its_last_byte_is_sent() {
+    let site = start(json!({"maxInstances": 1}));
+    for number in 0..3 {
+        let mut stream = site.connect();
+        let body = "x".repeat(number * 40_000);
+        write!(
+            stream,
+            "POST /pass HTTP/1.1\r\nHost: g\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .expect("send");
+        assert_eq!(answer(stream).text(), body);
+    }
+    // None of them was given up: it is the same instance.
+    assert_eq!(site.get("/count").text(), "4");
+}
+
+#[test]
 fn who_reads_slowly_makes_the_other_side_wait() {
     let site = start(json!({}));
     // The client does not read; the guest would write half a gigabyte.

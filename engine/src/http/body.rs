@@ -1,7 +1,7 @@
 //! What goes each way: an answer's body, which ends with its guest if the client goes, and is cut if the guest fails.
 
 use crate::http::request::{Exchange, Open};
-use crate::http::worker::Watched;
+use crate::http::workers::Watched;
 use crate::meter::Owned;
 use bytes::Bytes;
 use http_body_util::Full;
@@ -83,7 +83,7 @@ impl GuestBody {
                 left,
                 _open: open,
             };
-            if !has_body || left == Some(0) {
+            if !has_body || left == Some(0) || this.body.is_end_stream() {
                 this.let_go();
             }
             Answer::Guest(Box::new(this))
@@ -110,7 +110,8 @@ impl GuestBody {
                 if let (Some(left), Some(data)) = (&mut self.left, frame.data_ref()) {
                     *left = left.saturating_sub(data.len() as u64);
                 }
-                if frame.is_trailers() || self.left == Some(0) {
+                // Of a body that says so nothing more is asked for.
+                if frame.is_trailers() || self.left == Some(0) || self.body.is_end_stream() {
                     self.let_go();
                 }
             }

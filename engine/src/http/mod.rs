@@ -1,8 +1,8 @@
 //! Guests that serve HTTP: their listeners and connections, an instance for each request, their end.
 //!
 //! - `listen`: sockets; `connection`: one client's; `request`: from a request to its answer; `body`: what goes each way
-//! - `instances`: those at work, those kept for another request, and who waits for one; `worker`: those that serve several
-//!   requests at once; `health`: whether it is worth going on
+//! - `instances`: those at work, those kept for another request, and who waits for one; `health`: whether it is worth going on
+//! - of those that serve several requests at once `workers` are all, `worker` is one from outside, `service` from inside
 //! - `routes`: applications of several guests
 
 mod body;
@@ -12,7 +12,9 @@ mod instances;
 mod listen;
 mod request;
 mod routes;
+mod service;
 mod worker;
+mod workers;
 
 pub use listen::Connections;
 pub use routes::{Component, check};
@@ -32,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
-use worker::Workers;
+use workers::Workers;
 
 /// How long connections may take to send what is left when the last answer is made.
 const FLUSH: Duration = Duration::from_millis(500);

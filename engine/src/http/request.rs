@@ -25,7 +25,7 @@ use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::{WasiBody, WasiHttpView as _};
 
 /// How often a client is looked for that does not have its answer.
-const LOOK: Duration = Duration::from_millis(500);
+pub const LOOK: Duration = Duration::from_millis(500);
 
 /// Of a request's path this much is logged.
 const PATH_CHARACTERS: usize = 200;
@@ -201,7 +201,7 @@ impl Server {
         let program = match &self.parts.program {
             Handler::P2(program) => program.clone(),
             Handler::P3(_) => {
-                let watched = self.hand_over(request, exchange, head, limit)?;
+                let watched = self.hand_over(request, exchange, head)?;
                 return Ok(Work::Part(watched));
             }
         };
@@ -374,11 +374,12 @@ impl Exchange {
         }
     }
 
-    /// It is over, and in no instance any more; in which it was.
-    pub fn leave(&self) -> Option<Arc<Worker>> {
+    /// It is over, and in no instance any more: in which it was, if it was in one. `None` if it was over before.
+    pub fn leave(&self) -> Option<Option<Arc<Worker>>> {
         match std::mem::replace(&mut *lock(&self.place), Place::Left) {
-            Place::In(worker) => Some(worker),
-            Place::Waiting | Place::Left => None,
+            Place::In(worker) => Some(Some(worker)),
+            Place::Waiting => Some(None),
+            Place::Left => None,
         }
     }
 
@@ -447,22 +448,29 @@ impl Exchange {
         self.begin + Duration::from_millis(self.progress.load(Ordering::Relaxed)) + limit
     }
 
-    /// Waits until nothing has come for so long, or until the client has gone though there is a request's body that
-    /// nobody reads: then hyper does not notice. (Of HTTP/2 everything is always read.)
+    /// Until when it may go on before it is looked at again; an error if nothing has come for so long, or if the client
+    /// has gone though there is a request's body that nobody reads: then hyper does not notice. (Of HTTP/2 everything is
+    /// always read.)
+    pub fn look(&self, limit: Duration, now: Instant) -> Result<Instant, Failure> {
+        let deadline = self.deadline(limit);
+        if deadline <= now {
+            return Err(Failure::Late);
+        }
+        if self.version == Version::HTTP_2 || self.is_over() {
+            return Ok(deadline);
+        }
+        if now >= self.begin + LOOK && self.client.is_gone() {
+            return Err(Failure::Left);
+        }
+        Ok(deadline.min(now + LOOK))
+    }
+
+    /// Waits until it has to be given up.
     pub async fn overdue(&self, limit: Duration) -> Failure {
         loop {
-            let now = Instant::now();
-            let deadline = self.deadline(limit);
-            if deadline <= now {
-                return Failure::Late;
-            }
-            let mut until = deadline;
-            if self.version != Version::HTTP_2 && !self.is_over() {
-                until = until.min(now + LOOK);
-            }
-            tokio::time::sleep_until(until.into()).await;
-            if until < deadline && !self.is_over() && self.client.is_gone() {
-                return Failure::Left;
+            match self.look(limit, Instant::now()) {
+                Ok(until) => tokio::time::sleep_until(until.into()).await,
+                Err(failure) => return failure,
             }
         }
     }

@@ -38,6 +38,12 @@ impl wasip3::exports::http::handler::Guest for Guest {
                 text(&MOST.load(Ordering::Relaxed).to_string())
             }
             "/echo" => echo(request),
+            // The same, without a look at what goes through.
+            "/pass" => {
+                let (body, trailers) = consume(request);
+                let (response, _) = Response::new(Fields::new(), Some(body), trailers);
+                Ok(response)
+            }
             "/drain" => {
                 let bytes = drain(request).await;
                 text(&bytes.to_string())

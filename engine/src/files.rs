@@ -8,13 +8,14 @@ use crate::program::{P0, P1};
 use rustix::process::{Resource, getrlimit};
 use std::os::fd::AsRawFd as _;
 use std::sync::LazyLock;
-use wasmtime::component::{self, Resource as Handle, ResourceTableError};
+use wasmtime::component::{self, Accessor, Resource as Handle, ResourceTableError};
 use wasmtime::{AsContextMut as _, Caller, Extern, Linker, Result, StoreContextMut};
-use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView as _};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self, WasiSnapshotPreview1 as _};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
     DescriptorFlags, ErrorCode, HostDescriptor as _, OpenFlags, PathFlags,
 };
+use wasmtime_wasi::p3::bindings::filesystem::types as types3;
 use wiggle::GuestMemory;
 
 /// What a guest may hold of the host's things at once, open files among them: four times what a shell on Linux gives.
@@ -25,6 +26,9 @@ const TOO_MANY: i32 = 33;
 
 /// The release of WASI 0.2 that wasmtime's own functions have; a test tells when they part ways.
 const RELEASE: &str = "0.2.12";
+
+/// The same of WASI 0.3.
+const RELEASE_P3: &str = "0.3.0";
 
 /// Descriptors below this one may be guests' files.
 static LIMIT: LazyLock<i32> = LazyLock::new(|| {
@@ -56,6 +60,15 @@ pub fn add_to_component_linker(linker: &mut component::Linker<Guest>) -> Result<
         .instance(&format!("wasi:filesystem/types@{RELEASE}"))?
         .func_wrap_async("[method]descriptor.open-at", |store, parameters| {
             Box::new(open_at(store, parameters))
+        })
+}
+
+/// For components of WASI 0.3; the same.
+pub fn add_to_concurrent_linker(linker: &mut component::Linker<Guest>) -> Result<()> {
+    linker
+        .instance(&format!("wasi:filesystem/types@{RELEASE_P3}"))?
+        .func_wrap_concurrent("[method]descriptor.open-at", |accessor, parameters| {
+            Box::pin(open_at_p3(accessor, parameters))
         })
 }
 
@@ -110,6 +123,37 @@ async fn open_at(
     }
 }
 
+type OpenAtP3 = (
+    Handle<Descriptor>,
+    types3::PathFlags,
+    String,
+    types3::OpenFlags,
+    types3::DescriptorFlags,
+);
+
+async fn open_at_p3(
+    accessor: &Accessor<Guest>,
+    (directory, lookup, path, how, flags): OpenAtP3,
+) -> Result<(Result<Handle<Descriptor>, types3::ErrorCode>,)> {
+    // WASI 0.3 has none either.
+    let too_many = Ok((Err(types3::ErrorCode::InsufficientMemory),));
+    if !has_room() {
+        return too_many;
+    }
+    let files = &accessor.with_getter::<WasiFilesystem>(|guest| guest.filesystem());
+    let opened = <WasiFilesystem as types3::HostDescriptorWithStore<Guest>>::open_at(
+        files, directory, lookup, path, how, flags,
+    );
+    match opened.await {
+        Ok(opened) => Ok((Ok(opened),)),
+        Err(error) => match error.downcast() {
+            Ok(code) => Ok((Err(code),)),
+            Err(error) if is_full(&error) => too_many,
+            Err(error) => Err(error),
+        },
+    }
+}
+
 fn is_full(error: &wasmtime::Error) -> bool {
     matches!(
         error.downcast_ref::<ResourceTableError>(),
@@ -131,5 +175,9 @@ mod tests {
         let mut component = component::Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut component).expect("p2");
         assert!(add_to_component_linker(&mut component).is_err());
+        let engine = settings::serving(settings::Flavour::Concurrent).expect("engine");
+        let mut component = component::Linker::new(&engine);
+        wasmtime_wasi::p3::add_to_linker(&mut component).expect("p3");
+        assert!(add_to_concurrent_linker(&mut component).is_err());
     }
 }

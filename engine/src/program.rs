@@ -75,6 +75,10 @@ impl Linkers {
         if flavour == Flavour::Concurrent {
             p3::add_to_linker(&mut component)?;
             http3::add_to_linker(&mut component)?;
+            traffic::p3::add_to_linker(&mut component)?;
+            component.allow_shadowing(true);
+            files::add_to_concurrent_linker(&mut component)?;
+            component.allow_shadowing(false);
         }
         Ok(Self { module, component })
     }

@@ -15,10 +15,40 @@ use support::{Engine, PATIENCE, Program, eventually, limit_descriptors};
 /// The demo's server.
 const ECHO: &[u8] = include_bytes!("../../demos/tcp-echo/tcp-echo.wasm");
 
-fn start() -> (Engine, Program) {
+/// The guest of WASI 0.3 that does and says the same.
+const GUEST_P3: &[u8] = include_bytes!("../../tests/p3-traffic-guest/p3-traffic-guest.wasm");
+
+fn start(guest: &[u8]) -> (Engine, Program) {
     let engine = Engine::start();
-    let program = Program::compile(engine.directory.path(), GUEST);
+    let program = Program::compile(engine.directory.path(), guest);
     (engine, program)
+}
+
+/// Each of these holds for guests of WASI 0.2 and 0.3.
+macro_rules! of_both {
+    ($($name:ident),* $(,)?) => {
+        mod p2 {
+            $(#[test] fn $name() { super::$name(super::GUEST) })*
+        }
+        mod p3 {
+            $(#[test] fn $name() { super::$name(super::GUEST_P3) })*
+        }
+    };
+}
+
+of_both! {
+    connections_come_from_the_pods_address,
+    a_guest_that_listens_anywhere_is_reached_at_its_pods_address_alone,
+    each_pod_has_a_localhost_of_its_own,
+    what_is_closed_to_requests_is_closed_to_sockets,
+    sockets_of_version_6_are_translated_as_well,
+    the_hosts_network_is_the_hosts,
+    a_thousand_clients_one_after_the_other_and_all_at_once,
+    datagrams_go_both_ways_and_show_the_addresses_that_the_guest_used,
+    programs_of_the_machine_get_answers_to_their_datagrams,
+    names_are_looked_up_as_the_pods_files_say,
+    a_container_has_so_many_sockets_and_gets_them_back,
+    a_client_of_other_machines_gets_the_machines_address,
 }
 
 /// A peer that answers all that it is sent with `pong` and where it comes from.
@@ -47,9 +77,8 @@ fn port_of(line: &str) -> u16 {
     port.parse().expect("port")
 }
 
-#[test]
-fn connections_come_from_the_pods_address() {
-    let (engine, program) = start();
+fn connections_come_from_the_pods_address(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({}));
     let peer = ponging(&pod_address());
     for bind in ["", ",0.0.0.0:0"] {
@@ -71,9 +100,8 @@ fn connections_come_from_the_pods_address() {
     );
 }
 
-#[test]
-fn a_guest_that_listens_anywhere_is_reached_at_its_pods_address_alone() {
-    let (engine, program) = start();
+fn a_guest_that_listens_anywhere_is_reached_at_its_pods_address_alone(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({}));
     let other = Pod::start(&engine, &program, json!({}));
     let mut lines = pod.ask("/echo?0.0.0.0:7001,3");
@@ -99,9 +127,8 @@ fn a_guest_that_listens_anywhere_is_reached_at_its_pods_address_alone() {
     }
 }
 
-#[test]
-fn each_pod_has_a_localhost_of_its_own() {
-    let (engine, program) = start();
+fn each_pod_has_a_localhost_of_its_own(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pods = [(); 2].map(|()| Pod::start(&engine, &program, json!({})));
     let mut listening = pods.each_ref().map(|pod| pod.ask("/listen?127.0.0.1:8081"));
     for lines in &mut listening {
@@ -127,9 +154,8 @@ fn each_pod_has_a_localhost_of_its_own() {
     }
 }
 
-#[test]
-fn what_is_closed_to_requests_is_closed_to_sockets() {
-    let (engine, program) = start();
+fn what_is_closed_to_requests_is_closed_to_sockets(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({}));
     let node = ponging("127.0.0.1");
     let port = node.address.port();
@@ -171,12 +197,11 @@ fn what_is_closed_to_requests_is_closed_to_sockets() {
     );
 }
 
-#[test]
-fn sockets_of_version_6_are_translated_as_well() {
+fn sockets_of_version_6_are_translated_as_well(guest: &[u8]) {
     if TcpListener::bind("[::1]:0").is_err() {
         return;
     }
-    let (engine, program) = start();
+    let (engine, program) = start(guest);
     // The machine's localhost stands for an address of the pod.
     let own = pod_address();
     let pod = Pod::at(&engine, &program, &own, json!({"addresses": [own, "::1"]}));
@@ -265,9 +290,8 @@ fn a_command_that_listens_goes_on_for_a_moment_when_it_is_stopped() {
     assert!([137, 143].contains(&code), "{code}");
 }
 
-#[test]
-fn the_hosts_network_is_the_hosts() {
-    let (engine, program) = start();
+fn the_hosts_network_is_the_hosts(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({"host": true}));
     let node = ponging("127.0.0.1");
     let answer = pod.text(&format!("/connect?{}", node.address));
@@ -282,9 +306,8 @@ fn the_hosts_network_is_the_hosts() {
     assert_eq!(answer, "error: access-denied");
 }
 
-#[test]
-fn a_thousand_clients_one_after_the_other_and_all_at_once() {
-    let (engine, program) = start();
+fn a_thousand_clients_one_after_the_other_and_all_at_once(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({}));
     let before = engine.descriptors();
     let mut lines = pod.ask("/echo?0.0.0.0:0,1000");
@@ -307,9 +330,8 @@ fn a_thousand_clients_one_after_the_other_and_all_at_once() {
     });
 }
 
-#[test]
-fn datagrams_go_both_ways_and_show_the_addresses_that_the_guest_used() {
-    let (engine, program) = start();
+fn datagrams_go_both_ways_and_show_the_addresses_that_the_guest_used(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let [one, two] = [(); 2].map(|()| Pod::start(&engine, &program, json!({})));
     // From pod to pod.
     let mut lines = two.ask("/receive?0.0.0.0:7003");
@@ -339,9 +361,8 @@ fn datagrams_go_both_ways_and_show_the_addresses_that_the_guest_used() {
     }
 }
 
-#[test]
-fn programs_of_the_machine_get_answers_to_their_datagrams() {
-    let (engine, program) = start();
+fn programs_of_the_machine_get_answers_to_their_datagrams(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({}));
     let mut lines = pod.ask("/receive?0.0.0.0:7005");
     assert_eq!(lines.next(), "local 0.0.0.0:7005");
@@ -367,9 +388,8 @@ fn programs_of_the_machine_get_answers_to_their_datagrams() {
     );
 }
 
-#[test]
-fn names_are_looked_up_as_the_pods_files_say() {
-    let (engine, program) = start();
+fn names_are_looked_up_as_the_pods_files_say(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let names = NameServer::start(&[
         ("db.shop.svc.test", &["10.9.8.7", "10.9.8.6"]),
         ("a.b.shop.svc.test", &["10.9.8.5"]),
@@ -420,9 +440,8 @@ fn sorted(text: &str) -> Vec<&str> {
     lines
 }
 
-#[test]
-fn a_container_has_so_many_sockets_and_gets_them_back() {
-    let (engine, program) = start();
+fn a_container_has_so_many_sockets_and_gets_them_back(guest: &[u8]) {
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({}));
     for _ in 0..2 {
         let answer = pod.text("/hoard");
@@ -432,11 +451,52 @@ fn a_container_has_so_many_sockets_and_gets_them_back() {
 
 #[test]
 fn calls_that_make_no_sense_have_the_errors_that_the_interface_gives_them() {
-    let (engine, program) = start();
+    let (engine, program) = start(GUEST);
     let pod = Pod::start(&engine, &program, json!({}));
     let answer = pod.text("/misuse");
     let expected = include_str!("support/misuse.txt");
     assert_eq!(answer, expected.trim_end(), "{answer}");
+}
+
+#[test]
+fn calls_of_the_newer_interface_have_its_errors() {
+    let (engine, program) = start(GUEST_P3);
+    let pod = Pod::start(&engine, &program, json!({}));
+    let answer = pod.text("/misuse");
+    let expected = include_str!("support/misuse-p3.txt");
+    assert_eq!(answer, expected.trim_end(), "{answer}");
+}
+
+#[test]
+fn a_datagram_of_an_unbound_socket_comes_from_the_pods_address() {
+    let (engine, program) = start(GUEST_P3);
+    let [one, two] = [(); 2].map(|()| Pod::start(&engine, &program, json!({})));
+    for connected in ["", ",connected"] {
+        let mut lines = two.ask("/receive?0.0.0.0:7008");
+        assert_eq!(lines.next(), "local 0.0.0.0:7008");
+        let answer = one.text(&format!("/send?{}:7008,{connected}", two.address));
+        let expected = format!("pong from {}:7008", two.address);
+        assert!(answer.ends_with(&expected), "{answer}");
+        let from = format!("ping from {}:", one.address);
+        let line = lines.next();
+        assert!(line.starts_with(&from), "{line}");
+    }
+}
+
+#[test]
+fn a_stream_holds_the_place_of_its_socket() {
+    let (engine, program) = start(GUEST_P3);
+    let pod = Pod::start(&engine, &program, json!({}));
+    // It says nothing, and closes nothing.
+    let peer = Peer::start(&pod_address(), std::mem::forget);
+    let before = engine.descriptors();
+    for _ in 0..2 {
+        let answer = pod.text(&format!("/hoard-streams?{}", peer.address));
+        assert_eq!(answer, "256\nerror: new-socket-limit");
+        eventually("all sockets are closed", || {
+            engine.descriptors() <= before + 8
+        });
+    }
 }
 
 /// The machine's own address beside loopback ones; none on a machine without a network.
@@ -448,12 +508,11 @@ fn address_of_the_machine() -> Option<IpAddr> {
     (!address.is_loopback()).then_some(address)
 }
 
-#[test]
-fn a_client_of_other_machines_gets_the_machines_address() {
+fn a_client_of_other_machines_gets_the_machines_address(guest: &[u8]) {
     let Some(machine) = address_of_the_machine() else {
         return;
     };
-    let (engine, program) = start();
+    let (engine, program) = start(guest);
     let pod = Pod::start(&engine, &program, json!({}));
     let peer = ponging(&machine.to_string());
     for bind in ["", ",0.0.0.0:0"] {

@@ -2,6 +2,7 @@
 
 use crate::guest::Guest;
 use crate::meter::Owned;
+use crate::traffic::Network;
 use crate::traffic::names::NameError;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,10 +13,13 @@ use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress, Networ
 use wasmtime_wasi::p2::{DynPollable, Pollable, SocketResult, subscribe};
 use wasmtime_wasi::{WasiView as _, async_trait};
 
+/// What a name stands for.
+pub type Found = Result<Vec<IpAddr>, NameError>;
+
 /// A name's addresses, which are there or will be.
 pub enum Lookup {
     /// Asked for.
-    Waiting(Owned<Result<Vec<IpAddr>, ErrorCode>>),
+    Waiting(Owned<Found>),
     /// Those that are left.
     Done(Result<IntoIter<IpAddr>, ErrorCode>),
 }
@@ -24,10 +28,24 @@ pub enum Lookup {
 impl Pollable for Lookup {
     async fn ready(&mut self) {
         if let Self::Waiting(task) = self {
-            let found = task.await.unwrap_or(Err(ErrorCode::Unknown));
+            let found = task.await.map_or(Err(ErrorCode::Unknown), |found| {
+                found.map_err(|error| code(&error))
+            });
             *self = Self::Done(found.map(Vec::into_iter));
         }
     }
+}
+
+/// Looks a name up, on the threads that wait for sockets; `None` if the container has too many sockets already.
+pub fn start(network: &Arc<Network>, name: String) -> Option<Owned<Found>> {
+    let place = network.room.try_take()?;
+    let its = Arc::clone(network);
+    let task = network.shared.threads.spawn(async move {
+        let _place = place;
+        let found = its.names.look_up(&name, &its.policy).await?;
+        Ok(found.iter().map(IpAddr::to_canonical).collect())
+    });
+    Some(Owned::new(task))
 }
 
 impl Guest {
@@ -40,16 +58,8 @@ impl Guest {
         let table = self.ctx().table;
         table.get(&capability)?;
         let network = network.ok_or(ErrorCode::PermanentResolverFailure)?;
-        let place = network.room.try_take();
-        let place = place.ok_or(ErrorCode::TemporaryResolverFailure)?;
-        let its = Arc::clone(&network);
-        let task = network.shared.threads.spawn(async move {
-            let _place = place;
-            let found = its.names.look_up(&name, &its.policy).await;
-            let found = found.map_err(|error| code(&error))?;
-            Ok(found.iter().map(IpAddr::to_canonical).collect())
-        });
-        Ok(table.push(Lookup::Waiting(Owned::new(task)))?)
+        let task = start(&network, name).ok_or(ErrorCode::TemporaryResolverFailure)?;
+        Ok(table.push(Lookup::Waiting(task))?)
     }
 
     pub fn next_address(&mut self, this: Resource<Lookup>) -> SocketResult<Option<IpAddress>> {
@@ -81,8 +91,7 @@ fn code(error: &NameError) -> ErrorCode {
     match error {
         NameError::Invalid => ErrorCode::InvalidArgument,
         NameError::NotFound => ErrorCode::NameUnresolvable,
-        NameError::Timeout => ErrorCode::TemporaryResolverFailure,
-        NameError::Failed(why) if why == "SERVFAIL" => ErrorCode::TemporaryResolverFailure,
-        NameError::Failed(_) => ErrorCode::PermanentResolverFailure,
+        error if error.is_temporary() => ErrorCode::TemporaryResolverFailure,
+        _ => ErrorCode::PermanentResolverFailure,
     }
 }

@@ -5,7 +5,7 @@
 //! - `outgoing`: requests of `wasi:http`; `letter`: one that may be sent twice
 //! - `sockets`: those of a guest; `socket`: one of them, and its addresses; `tcp`, `udp`: what guests do with them;
 //!   `lookup`: names that they ask for
-//! - `room`: how much of all that there may be; `imports`: functions of WASI that are not wasmtime's own
+//! - `room`: how much of all that there may be; `imports`: functions of WASI that are not wasmtime's own; `p3`: those of 0.3
 
 mod connect;
 mod imports;
@@ -13,6 +13,7 @@ mod letter;
 mod lookup;
 mod names;
 mod outgoing;
+pub mod p3;
 mod policy;
 mod pool;
 mod room;

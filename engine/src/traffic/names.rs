@@ -39,6 +39,17 @@ pub enum NameError {
     Failed(String),
 }
 
+impl NameError {
+    /// Whether it may be otherwise the next time.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Timeout => true,
+            Self::Failed(why) => why == "SERVFAIL",
+            Self::Invalid | Self::NotFound => false,
+        }
+    }
+}
+
 /// A pod's names. The resolver is made by the first that asks for one.
 pub struct Names {
     hosts: Box<str>,

@@ -10,8 +10,9 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
-use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtx};
+use tokio::sync::Notify;
+use wasmtime_wasi::p2::bindings::sockets::network::IpAddressFamily;
+use wasmtime_wasi::sockets::{ErrorCode, SocketAddrUse, WasiSocketsCtx};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder};
 
 /// Strangers that one UDP socket can answer.
@@ -24,6 +25,10 @@ pub struct Socket {
     bound: Mutex<Bound>,
     /// It has the machine's address instead of the pod's.
     is_outside: AtomicBool,
+    /// Wakes who receives when it gets that.
+    moved: Notify,
+    /// Clients that its guest has not seen yet, where wasmtime hands them over by itself.
+    clients: Mutex<Option<VecDeque<Arc<Socket>>>>,
     is_listening: AtomicBool,
     /// Datagrams have been sent.
     is_used: AtomicBool,
@@ -75,6 +80,8 @@ impl Socket {
             is_ipv4,
             bound: Mutex::new(bound),
             is_outside: AtomicBool::new(false),
+            moved: Notify::new(),
+            clients: Mutex::default(),
             is_listening: AtomicBool::new(false),
             is_used: AtomicBool::new(false),
             streams: Mutex::default(),
@@ -120,7 +127,7 @@ impl Socket {
                 }
                 is_open || self.has_called(address)
             }
-            SocketAddrUse::TcpAccept => self.hears(ip),
+            SocketAddrUse::TcpAccept => self.hears(ip) && self.admits(),
             // Its port is open to the machine's network, which is none of the guest's business.
             SocketAddrUse::UdpReceive if self.is_outside() => self.has_called(address),
             SocketAddrUse::UdpReceive => {
@@ -136,6 +143,27 @@ impl Socket {
     fn hears(&self, ip: IpAddr) -> bool {
         let policy = &self.network.policy;
         policy.is_host() || self.bound() != Bound::Localhost || policy.is_own(ip)
+    }
+
+    /// Wasmtime hands its clients over by itself: each takes its place when it comes.
+    pub fn expect_clients(&self) {
+        lock(&self.clients).get_or_insert_default();
+    }
+
+    /// The next of them.
+    pub fn next_client(&self) -> Option<Arc<Self>> {
+        lock(&self.clients).as_mut()?.pop_front()
+    }
+
+    fn admits(&self) -> bool {
+        let mut clients = lock(&self.clients);
+        let Some(clients) = clients.as_mut() else {
+            return true;
+        };
+        let client = self.accepted();
+        let is_admitted = client.is_some();
+        clients.extend(client);
+        is_admitted
     }
 
     fn has_called(&self, address: SocketAddr) -> bool {
@@ -227,16 +255,18 @@ impl Socket {
 
     /// Where to bind it then.
     pub fn anywhere(&self) -> SocketAddr {
-        if self.is_ipv4 {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        } else {
-            (Ipv6Addr::UNSPECIFIED, 0).into()
-        }
+        (unspecified(self.is_ipv4), 0).into()
     }
 
     /// It has the machine's address now.
     pub fn set_outside(&self) {
         self.is_outside.store(true, Ordering::Relaxed);
+        self.moved.notify_waiters();
+    }
+
+    /// Waits until it does.
+    pub fn moved(&self) -> impl Future<Output = ()> {
+        self.moved.notified()
     }
 
     fn is_outside(&self) -> bool {
@@ -256,6 +286,11 @@ impl Socket {
     /// See [`Socket::streams`].
     pub fn set_streams(&self, numbers: [u32; 3]) {
         *lock(&self.streams) = Some(numbers);
+    }
+
+    /// Whether it is of IPv4.
+    pub fn is_ipv4(&self) -> bool {
+        self.is_ipv4
     }
 
     /// Its family, in the words of WASI.
@@ -307,6 +342,15 @@ impl Drop for Socket {
         if *self.is_listening.get_mut() {
             self.network.listeners.fetch_sub(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// 0.0.0.0 or ::
+pub fn unspecified(is_ipv4: bool) -> IpAddr {
+    if is_ipv4 {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
     }
 }
 
@@ -378,23 +422,25 @@ mod tests {
                 (any, Bound::Any),
             ] {
                 let socket = socket(&pod, is_ipv4);
-                assert_eq!(socket.binding(at(asked)), Ok((at(own), bound)));
+                assert_eq!(socket.binding(at(asked)).ok(), Some((at(own), bound)));
                 socket.set_bound(bound);
                 assert_eq!(socket.shown_local(at(own), false), at(asked));
             }
             let client = socket(&pod, is_ipv4);
             for asked in [localhost, own] {
-                assert_eq!(client.destination(at(asked)), Ok(at(own)));
+                assert_eq!(client.destination(at(asked)).ok(), Some(at(own)));
                 assert_eq!(client.shown(at(own)), at(asked));
             }
         }
         let four = socket(&["10.244.0.5"], false);
-        assert_eq!(
+        assert!(matches!(
             four.binding(at("[::]:80")),
             Err(ErrorCode::AddressNotBindable)
-        );
-        let unreachable = Err(ErrorCode::RemoteUnreachable);
-        assert_eq!(four.destination(at("[::1]:80")), unreachable);
+        ));
+        assert!(matches!(
+            four.destination(at("[::1]:80")),
+            Err(ErrorCode::RemoteUnreachable)
+        ));
     }
 
     #[test]
@@ -410,20 +456,35 @@ mod tests {
     }
 
     #[test]
+    fn clients_that_come_by_themselves_take_their_place_at_once() {
+        let listener = socket(&["10.244.0.5"], true);
+        let client = at("10.244.0.6:1");
+        assert!(listener.permits(client, SocketAddrUse::TcpAccept));
+        assert!(listener.next_client().is_none(), "its guest accepts them");
+        listener.expect_clients();
+        assert!(listener.permits(client, SocketAddrUse::TcpAccept));
+        // There is room for one.
+        assert!(!listener.permits(client, SocketAddrUse::TcpAccept));
+        drop(listener.next_client().expect("a client"));
+        assert!(listener.next_client().is_none());
+        assert!(listener.permits(client, SocketAddrUse::TcpAccept));
+    }
+
+    #[test]
     fn only_callers_from_closed_addresses_are_answered_and_so_many() {
         let socket = socket(&["127.88.0.1"], true);
         let caller = at("127.0.0.1:53");
         assert!(!socket.permits(caller, SocketAddrUse::UdpSend));
         assert!(socket.permits(caller, SocketAddrUse::UdpReceive));
         assert!(socket.permits(caller, SocketAddrUse::UdpSend));
-        assert_eq!(socket.destination(caller), Ok(caller));
+        assert_eq!(socket.destination(caller).ok(), Some(caller));
         assert!(!socket.permits(at("127.0.0.1:54"), SocketAddrUse::UdpSend));
         for port in 1000..1000 + CALLERS as u16 {
             let other = SocketAddr::new(caller.ip(), port);
             assert!(socket.permits(other, SocketAddrUse::UdpReceive));
         }
         assert!(!socket.permits(caller, SocketAddrUse::UdpSend));
-        assert_eq!(socket.destination(caller), Ok(at("127.88.0.1:53")));
+        assert_eq!(socket.destination(caller).ok(), Some(at("127.88.0.1:53")));
     }
 
     proptest! {

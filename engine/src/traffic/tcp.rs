@@ -1,10 +1,11 @@
 //! `wasi:sockets/tcp` on translated addresses.
 
 use crate::guest::Guest;
-use crate::traffic::socket::Bound;
+use crate::traffic::socket::{Bound, Socket};
 use crate::traffic::sockets::same;
 use std::net::SocketAddr;
-use wasmtime::component::Resource;
+use std::sync::Arc;
+use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::p2::bindings::sockets::network::{
     ErrorCode, IpAddressFamily, IpSocketAddress, Network as Capability,
 };
@@ -23,14 +24,18 @@ type Accepted = (
     Resource<DynOutputStream>,
 );
 
+/// A new socket of wasmtime's that asks `socket` about each address.
+fn fresh(socket: &Arc<Socket>) -> SocketResult<TcpSocket> {
+    let (ctx, table) = (&mut socket.context(), &mut ResourceTable::new());
+    let made = WasiSocketsCtxView { ctx, table }.create_tcp_socket(socket.family())?;
+    Ok(table.delete(made)?)
+}
+
 impl Guest {
     pub fn create_tcp(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
-        let socket = self.traffic().make(family)?;
-        let made = WasiSocketsCtxView {
-            ctx: &mut socket.context(),
-            table: self.sockets().table,
-        }
-        .create_tcp_socket(family)?;
+        let is_ipv4 = matches!(family, IpAddressFamily::Ipv4);
+        let socket = self.traffic().make(is_ipv4)?;
+        let made = self.sockets().table.push(fresh(&socket)?)?;
         self.traffic().keep(&made, &socket);
         Ok(made)
     }
@@ -64,12 +69,7 @@ impl Guest {
                 .is_listening(same(&this))
                 .map_err(SocketError::trap)?
         {
-            let mut context = socket.context();
-            let table = self.sockets().table;
-            let ctx = &mut context;
-            let made = WasiSocketsCtxView { ctx, table }.create_tcp_socket(socket.family())?;
-            let made = self.sockets().table.delete(made)?;
-            *self.sockets().table.get_mut(&this)? = made;
+            *self.sockets().table.get_mut(&this)? = fresh(&socket)?;
             socket.set_bound(Bound::Nothing);
         }
         let real = socket.destination(asked.into())?;

@@ -29,7 +29,8 @@ impl Guest {
         &mut self,
         family: IpAddressFamily,
     ) -> SocketResult<Resource<UdpSocket>> {
-        let socket = self.traffic().make(family)?;
+        let is_ipv4 = matches!(family, IpAddressFamily::Ipv4);
+        let socket = self.traffic().make(is_ipv4)?;
         let made = WasiSocketsCtxView {
             ctx: &mut socket.context(),
             table: self.sockets().table,

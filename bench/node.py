@@ -38,6 +38,7 @@ async def measure() -> list[Row]:
     """Fifty pods one after another, then bursts of a hundred, then a thousand, each with the image present."""
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="wasmlet-bench-")))
+        place.chmod(0o711)  # engines have users of their own, who must find their way to it
         (place / "registry").mkdir()
         registry = stack.enter_context(docker_registry(place / "registry"))
         extra = ["kube-controller-manager=--node-cidr-mask-size=22"]

@@ -131,7 +131,7 @@ class NetworkNode(Node):
 
     def running(self) -> dict[str, dict[str, Any]]:
         """The node's running pods, by name."""
-        items = self.get("pods", "--field-selector", f"spec.nodeName={self.name}")["items"]
+        items = self.items("pods", "--field-selector", f"spec.nodeName={self.name}")
         return {each["metadata"]["name"]: each for each in items if each["status"]["phase"] == "Running"}
 
     def deploy(self, image: str) -> list[str]:

@@ -112,6 +112,12 @@ class Node:
         text = self.kubectl("get", *arguments, "--ignore-not-found", "-o", "json")
         return json.loads(text) if text else None
 
+    def items(self, *arguments: str) -> list[dict[str, Any]]:
+        """What kubectl lists: of an empty list it writes nothing."""
+        found = self.get(*arguments)
+        items: list[dict[str, Any]] = found["items"] if found else []
+        return items
+
     def condition(self, kind: str) -> dict[str, str]:
         """One of the Node's conditions, whose status is "" while there is none."""
         node = self.get("node", self.name) or {}
@@ -120,8 +126,7 @@ class Node:
 
     def pods(self) -> list[dict[str, Any]]:
         """Every pod of the namespace default."""
-        items: list[dict[str, Any]] = self.get("pods")["items"]
-        return items
+        return self.items("pods")
 
     def image(self, name: str) -> str:
         """A guest as an image, pushed."""

@@ -142,9 +142,7 @@ def test_a_node_whose_disk_is_full_loses_unused_images_and_says_what_does_not_he
 
     eventually_now(lambda: stored() == [used], stored)
     selector = f"--field-selector=involvedObject.name={node.name},reason=FreeDiskSpaceFailed"
-    (event,) = eventually_now(
-        lambda: node.get("events", "-n", "default", selector)["items"], node.log.read_text, seconds=20
-    )
+    (event,) = eventually_now(lambda: node.items("events", "-n", "default", selector), node.log.read_text, seconds=20)
     assert event["type"] == "Warning"
     assert "used). Failed to free sufficient space by deleting unused images (freed " in event["message"]
     node.kubectl("delete", "pod", "user", "--now")

@@ -54,5 +54,5 @@ def test_pods_end_with_the_machine_and_not_with_the_agent(join: Join, tmp_path: 
     assert (ready["status"], ready["reason"], ready["message"]) == (
         "False", "KubeletNotReady", "node is shutting down",
     )  # fmt: skip
-    events = node.get("events", "-n", "default", f"--field-selector=involvedObject.name={node.name},reason=Shutdown")
-    assert len(events["items"]) == 1
+    events = node.items("events", "-n", "default", f"--field-selector=involvedObject.name={node.name},reason=Shutdown")
+    assert len(events) == 1

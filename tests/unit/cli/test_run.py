@@ -225,9 +225,9 @@ def test_the_pod_of_a_run_is_removed_though_the_agent_has_ended_for_idleness(com
         assert started.read(len(READY)) == READY
         os.kill(started.process.pid, signal.SIGSTOP)
         eventually_now(lambda: processes_of(command.state) == [started.process.pid], "nothing else", seconds=20)
+        command.config.write_text("")  # the next agent has time
         os.kill(started.process.pid, signal.SIGCONT)
         assert started.wait() == 0
-    command.config.write_text("")
     assert command.pods() == []
 
 

@@ -60,7 +60,7 @@ def waiting(place: Place, name: str) -> dict[str, str]:
 
 def events(place: Place, name: str) -> set[tuple[str, str, str, str]]:
     """Type, reason, text and the part of the pod of all its events."""
-    items = place.items("events", f"--field-selector=involvedObject.name={name}")
+    items = place.get("events", f"--field-selector=involvedObject.name={name}")["items"]
     return {
         (each["type"], each["reason"], each["message"], each["involvedObject"].get("fieldPath", "")) for each in items
     }

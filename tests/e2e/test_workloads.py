@@ -110,7 +110,7 @@ def test_events_tell_a_pods_story(place: Place) -> None:
     place.wait(".status.phase=Succeeded", "pod/told")
 
     def reasons(name: str) -> list[str]:
-        events = place.items("events", f"--field-selector=involvedObject.name={name}")
+        events = place.get("events", f"--field-selector=involvedObject.name={name}")["items"]
         return [each["reason"] for each in events]
 
     place.eventually(lambda: {"Scheduled", "Pulled", "Created", "Started"} <= set(reasons("told")), reasons)

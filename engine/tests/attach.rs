@@ -35,6 +35,19 @@ fn attach(engine: &Engine, stdin: bool) -> UnixStream {
     open(engine, "echo", "attach", &json!({"stdin": stdin}))
 }
 
+/// The stream of a client that writes, as soon as the engine has noticed that the one before it left.
+fn attach_when_free(engine: &Engine) -> UnixStream {
+    let begin = Instant::now();
+    loop {
+        match ask(engine, "echo", "attach", r#"{"stdin":true}"#) {
+            (101, _, stream) => return stream,
+            (status, refusal, _) => assert_eq!(status, 409, "{refusal}"),
+        }
+        let patience = Duration::from_secs(20);
+        assert!(begin.elapsed() < patience, "its stdin is free again");
+    }
+}
+
 #[test]
 fn everybody_hears_and_one_writes_until_the_container_ends() {
     let engine = echo(&json!({"stdinOnce": true}));
@@ -66,21 +79,14 @@ fn everybody_hears_and_one_writes_until_the_container_ends() {
 fn a_client_that_leaves_changes_nothing() {
     let engine = echo(&json!({}));
     for round in 0..3 {
-        let mut stream = attach(&engine, true);
+        let mut stream = attach_when_free(&engine);
         let line = format!("{round}\n");
         write(&mut stream, STDIN, line.as_bytes());
         assert_eq!(receive(&mut stream), Some((STDOUT, line.into_bytes())));
         // In the middle of a frame.
         stream.write_all(&[STDIN, 0, 0]).expect("write");
-        drop(stream);
-        let begin = Instant::now();
-        while ask(&engine, "echo", "attach", r#"{"stdin":true}"#).0 == 409 {
-            assert!(
-                begin.elapsed() < Duration::from_secs(20),
-                "its stdin is free again"
-            );
-        }
     }
+    attach_when_free(&engine);
     assert_eq!(engine.get("/sandboxes/echo").body["state"], "running");
 }
 

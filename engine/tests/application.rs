@@ -120,8 +120,7 @@ fn parts_share_what_is_one_containers() {
         (&json!(13), &json!(7))
     );
     // What is in flight in any part is finished.
-    let slow = site.ask("/sleep?700");
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    let slow = site.begin("/sleep?700");
     assert_eq!(site.engine.stop("web", 10.0).status, 202);
     assert_eq!(site::reply(&mut BufReader::new(slow)).text(), "slept");
     assert_eq!(site.engine.exit("web")["exitCode"], 0);

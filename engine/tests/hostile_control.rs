@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use support::Engine;
+use support::{AT_ONCE, Engine, PATIENCE};
 
 /// The status of the first answer to these bytes; none when the connection is closed without one.
 fn status(engine: &Engine, request: &[u8]) -> Option<u16> {
@@ -27,7 +27,7 @@ fn status(engine: &Engine, request: &[u8]) -> Option<u16> {
 fn is_well(engine: &Engine) {
     let begin = Instant::now();
     assert_eq!(engine.get("/engine").status, 200);
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < AT_ONCE);
 }
 
 fn upgrade(engine: &Engine, path: &str, protocol: &str, body: &str) -> UnixStream {
@@ -163,11 +163,7 @@ fn clients_that_die_in_the_middle_of_a_stream_leave_nothing() {
     }
     let begin = Instant::now();
     while used() > before + 1 {
-        assert!(
-            begin.elapsed() < Duration::from_secs(10),
-            "{before} {}",
-            used()
-        );
+        assert!(begin.elapsed() < PATIENCE, "{before} {}", used());
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(engine.get("/sandboxes/x").body["state"], "running");

@@ -5,7 +5,7 @@ mod site;
 mod support;
 
 use serde_json::json;
-use site::{GUEST, PATIENCE, Site, eventually, own_address, reply};
+use site::{AT_ONCE, GUEST, PATIENCE, Site, eventually, own_address, reply};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -100,7 +100,7 @@ fn large_bodies_take_no_memory() {
 
 #[test]
 fn failures_are_answered_and_logged() {
-    let site = Site::start(json!({"requestTimeoutSeconds": 0.3}));
+    let site = Site::start(json!({"requestTimeoutSeconds": 1}));
     assert_eq!(site.get("/trap").status, 500);
     site.wait_for_log("stderr F wasmlet: GET /trap failed: ");
     site.wait_for_log("wasm `unreachable` instruction executed");
@@ -112,8 +112,8 @@ fn failures_are_answered_and_logged() {
     let begin = Instant::now();
     assert_eq!(site.get("/spin?60000").status, 504);
     assert_eq!(site.get("/sleep?60000").status, 504);
-    assert!(begin.elapsed() < Duration::from_secs(5));
-    site.wait_for_log("GET /sleep failed: the guest took longer than 0.3 s");
+    assert!(begin.elapsed() < AT_ONCE);
+    site.wait_for_log("GET /sleep failed: the guest took longer than 1 s");
     // Half an answer is seen to be half an answer.
     for (path, begin) in [("/broken", ""), ("/stuck", "HTTP/1.1 200 OK")] {
         let mut text = String::new();
@@ -124,7 +124,7 @@ fn failures_are_answered_and_logged() {
         );
     }
     // Nobody is too late whose answer goes on.
-    assert_eq!(site.get("/drip?60").body.len(), 20);
+    assert_eq!(site.get("/drip?100").body.len(), 20);
     assert_eq!(site.usage()["failures"], 7);
 }
 
@@ -157,45 +157,26 @@ fn an_instance_serves_as_often_as_it_may() {
         [site.get("/count").text(), site.get("/count").text()],
         ["1", "1"]
     );
-    let site = Site::start(json!({"reuse": 3}));
-    let counts: Vec<String> = (0..4)
-        .map(|_| {
-            // It is given back just after its answer.
-            std::thread::sleep(Duration::from_millis(50));
-            site.get("/count").text()
-        })
-        .collect();
-    assert_eq!(counts, ["1", "2", "3", "1"]);
+    Site::start(json!({"reuse": 3})).serves_by_turns(3);
     // One that waits too long goes.
-    assert_eq!(site.get("/count").text(), "2");
-    std::thread::sleep(Duration::from_millis(2200));
+    let site = Site::start(json!({"reuse": 1000}));
+    eventually("it serves again", || site.get("/count").text() != "1");
+    std::thread::sleep(Duration::from_secs(3));
     assert_eq!(site.get("/count").text(), "1");
 }
 
 #[test]
 fn too_many_requests_are_refused() {
     let site = Site::start(json!({"maxInstances": 1, "maxQueued": 1}));
-    let first = site.ask("/sleep?500");
-    std::thread::sleep(Duration::from_millis(100));
-    let second = site.ask("/sleep?1");
-    std::thread::sleep(Duration::from_millis(100));
-    let third = site.get("/");
-    assert_eq!(third.status, 503);
-    assert!(third.head.contains("retry-after: 1"), "{}", third.head);
-    assert_eq!(reply(&mut BufReader::new(first)).status, 200);
-    assert_eq!(reply(&mut BufReader::new(second)).status, 200);
+    site::too_many_requests_are_refused(&site);
 }
 
 #[test]
 fn a_client_that_goes_takes_its_guest_along() {
     let site = Site::start(json!({"maxInstances": 1}));
     for path in ["/sleep?60000", "/spin?60000", "/stuck"] {
-        let gone = site.ask(path);
-        std::thread::sleep(Duration::from_millis(100));
-        drop(gone);
-        let begin = Instant::now();
-        assert_eq!(site.get("/").status, 200);
-        assert!(begin.elapsed() < Duration::from_secs(2), "{path}");
+        drop(site.begin(path));
+        site.is_well();
     }
     // One that has its answer does not.
     assert_eq!(site.get("/after?100").text(), "answered");
@@ -204,13 +185,11 @@ fn a_client_that_goes_takes_its_guest_along() {
 
 #[test]
 fn a_stop_lets_requests_finish() {
-    let site = Site::start(json!({"lameDuckSeconds": 0.3}));
+    let site = Site::start(json!({"lameDuckSeconds": 2}));
     let mut idle = site.connect();
-    let running = site.ask("/sleep?1000");
-    std::thread::sleep(Duration::from_millis(100));
+    let running = site.begin("/sleep?4000");
     let begin = Instant::now();
-    assert_eq!(site.engine.stop("web", 10.0).status, 202);
-    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(site.engine.stop("web", 20.0).status, 202);
     // Still served, and told that it is the last time.
     let mut late = BufReader::new(site.connect());
     write!(late.get_mut(), "GET / HTTP/1.1\r\nHost: g\r\n\r\n").expect("send");
@@ -229,15 +208,14 @@ fn a_stop_lets_requests_finish() {
         (&exit["exitCode"], &exit["reason"]),
         (&json!(0), &json!("Completed"))
     );
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < AT_ONCE);
     assert_eq!(idle.read(&mut [0; 1]).expect("end"), 0);
 }
 
 #[test]
 fn what_is_left_at_the_end_of_the_grace_is_interrupted() {
     let site = Site::start(json!({}));
-    let _spinning = site.ask("/spin?60000");
-    std::thread::sleep(Duration::from_millis(100));
+    let _spinning = site.begin("/spin?60000");
     let begin = Instant::now();
     site.engine.stop("web", 0.5);
     let exit = site.engine.exit("web");
@@ -245,7 +223,7 @@ fn what_is_left_at_the_end_of_the_grace_is_interrupted() {
         (&exit["exitCode"], &exit["reason"]),
         (&json!(137), &json!("Error"))
     );
-    assert!(begin.elapsed() < Duration::from_secs(3));
+    assert!(begin.elapsed() < AT_ONCE);
     // Its port is free again.
     site.engine.request("DELETE", "/sandboxes/web", "");
     assert_eq!(site.engine.put("web", &site.spec(json!({}))).status, 201);
@@ -368,27 +346,37 @@ fn a_quota_is_kept() {
     let site = Site::start_with(json!({}), |spec| spec["cpuQuotaMillicores"] = json!(200));
     let _spinning = [site.ask("/spin?60000"), site.ask("/spin?60000")];
     let used = || site.usage()["cpuNanoseconds"].as_u64().expect("number");
-    std::thread::sleep(Duration::from_millis(500));
-    let (begin, before) = (Instant::now(), used());
-    std::thread::sleep(Duration::from_secs(2));
-    let share = (used() - before) as f64 / begin.elapsed().as_nanos() as f64;
-    assert!((0.15..0.25).contains(&share), "{share}");
+    site.wait_until_it_computes(Duration::from_millis(100));
+    // On a machine that has other things to do it gets less for a while.
+    eventually("a fifth of a core is what they use", || {
+        let (begin, before) = (Instant::now(), used());
+        std::thread::sleep(Duration::from_secs(2));
+        let share = (used() - before) as f64 / begin.elapsed().as_nanos() as f64;
+        assert!(share < 0.3, "{share}");
+        (0.15..0.25).contains(&share)
+    });
 }
 
 #[test]
 fn guests_that_compute_leave_room_for_others() {
     let site = Site::start(json!({}));
-    let _spinning: Vec<TcpStream> = (0..8).map(|_| site.ask("/spin?60000")).collect();
-    std::thread::sleep(Duration::from_millis(300));
-    let mut times: Vec<Duration> = (0..50)
-        .map(|_| {
-            let begin = Instant::now();
-            assert_eq!(site.get("/").status, 200);
-            begin.elapsed()
-        })
-        .collect();
-    times.sort();
-    assert!(times[25] < Duration::from_millis(40), "{:?}", times[25]);
+    let median = || {
+        let mut times: Vec<Duration> = (0..50)
+            .map(|_| {
+                let begin = Instant::now();
+                assert_eq!(site.get("/").status, 200);
+                begin.elapsed()
+            })
+            .collect();
+        times.sort();
+        times[25]
+    };
+    let quiet = median();
+    let _spinning: Vec<TcpStream> = (0..8).map(|_| site.begin("/spin?60000")).collect();
+    site.wait_until_it_computes(Duration::from_millis(300));
+    let busy = median();
+    let bearable = Duration::from_millis(40).max(4 * quiet);
+    assert!(busy < bearable, "{quiet:?} {busy:?}");
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod support;
 
 use http2::{Http2, frame};
 use serde_json::json;
-use site::{PATIENCE, Site, eventually, reply, rest};
+use site::{AT_ONCE, PATIENCE, Site, eventually, reply, rest};
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
@@ -76,7 +76,7 @@ fn slow_clients_are_closed_in_time() {
         .enumerate()
     {
         let elapsed = it.join().expect("client").as_secs();
-        assert!((29..45).contains(&elapsed), "{number}: {elapsed} s");
+        assert!((29..50).contains(&elapsed), "{number}: {elapsed} s");
     }
     site.is_well();
 }
@@ -98,7 +98,7 @@ fn a_slow_body_has_the_requests_time() {
         reply(&mut BufReader::new(slow.try_clone().expect("clone"))).status,
         504
     );
-    assert!(begin.elapsed() < Duration::from_secs(5));
+    assert!(begin.elapsed() < AT_ONCE);
     site.is_well();
     let _ = slow.shutdown(std::net::Shutdown::Both);
     dripping.join().expect("client");
@@ -169,27 +169,25 @@ fn answers_that_nobody_takes_end() {
 fn a_client_that_goes_is_noticed_though_its_body_is_not_read() {
     let site = Site::start(json!({"maxInstances": 1}));
     for path in ["/sleep?60000", "/spin?60000"] {
-        let mut gone = site.connect();
-        write!(
-            gone,
-            "POST {path} HTTP/1.1\r\nHost: g\r\nContent-Length: 1000000\r\n\r\n"
-        )
-        .expect("send");
-        gone.write_all(&vec![b'x'; 30_000]).expect("send");
-        std::thread::sleep(Duration::from_millis(100));
+        let gone = site.taken(|| {
+            let mut gone = site.connect();
+            write!(
+                gone,
+                "POST {path} HTTP/1.1\r\nHost: g\r\nContent-Length: 1000000\r\n\r\n"
+            )
+            .expect("send");
+            gone.write_all(&vec![b'x'; 30_000]).expect("send");
+            gone
+        });
         drop(gone);
-        let begin = Instant::now();
-        assert_eq!(site.get("/").status, 200);
-        assert!(begin.elapsed() < Duration::from_secs(3), "{path}");
+        site.is_well();
     }
     // Over HTTP/2: the stream alone, and then the connection.
     let mut client = Http2::connect(&site);
-    client.send(&frame(1, 5, 1, &http2::head("GET", "/sleep?60000")));
-    std::thread::sleep(Duration::from_millis(100));
+    site.taken(|| client.send(&frame(1, 5, 1, &http2::head("GET", "/sleep?60000"))));
     client.send(&frame(3, 0, 1, &8_u32.to_be_bytes()));
     site.is_well();
-    client.send(&frame(1, 5, 3, &http2::head("GET", "/spin?60000")));
-    std::thread::sleep(Duration::from_millis(100));
+    site.taken(|| client.send(&frame(1, 5, 3, &http2::head("GET", "/spin?60000"))));
     drop(client);
     site.is_well();
 }

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// Longer than anything here takes; only a defect meets it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What happens at once does so within this, also on a machine that stalls; what does not happen at once takes longer.
+pub const AT_ONCE: Duration = Duration::from_secs(10);
+
 pub const BINARY: &str = env!("CARGO_BIN_EXE_wasmlet-engine");
 
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {

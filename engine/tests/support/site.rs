@@ -1,8 +1,8 @@
 //! One engine with one http guest, and a client that reads answers.
 #![allow(dead_code)]
 
+pub use crate::support::{AT_ONCE, PATIENCE, eventually};
 use crate::support::{Engine, Program, status};
-pub use crate::support::{PATIENCE, eventually};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -108,6 +108,37 @@ impl Site {
         reply(&mut BufReader::new(self.ask(path)))
     }
 
+    /// A request that the guest has by now, if there is an instance for it; its answer is to come.
+    pub fn begin(&self, path: &str) -> TcpStream {
+        self.taken(|| self.ask(path))
+    }
+
+    /// What `send` gives, as soon as the engine has taken the request that it sends.
+    pub fn taken<T>(&self, send: impl FnOnce() -> T) -> T {
+        let requests = || self.usage()["requests"].as_u64().expect("number");
+        let before = requests();
+        let sent = send();
+        eventually("the request is taken", || requests() > before);
+        sent
+    }
+
+    /// Waits until the guest has computed for so long.
+    pub fn wait_until_it_computes(&self, time: Duration) {
+        let used = || self.usage()["cpuNanoseconds"].as_u64().expect("number");
+        let until = used() + u64::try_from(time.as_nanos()).expect("short");
+        eventually("it computes", || used() >= until);
+    }
+
+    /// An instance serves so many requests and then gives way. It may go before, when the next request is late.
+    pub fn serves_by_turns(&self, most: u32) {
+        let mut last = 0;
+        eventually("one gives way to the next", || {
+            let count = self.get("/count").text().parse().expect("number");
+            assert!(count <= most, "{count}");
+            std::mem::replace(&mut last, count) == most && count == 1
+        });
+    }
+
     pub fn usage(&self) -> Value {
         self.engine.get("/sandboxes/web").body["usage"].clone()
     }
@@ -116,7 +147,7 @@ impl Site {
     pub fn is_well(&self) {
         let begin = Instant::now();
         assert_eq!(self.get("/").status, 200);
-        assert!(begin.elapsed() < Duration::from_secs(5));
+        assert!(begin.elapsed() < AT_ONCE);
     }
 
     pub fn log(&self) -> String {
@@ -236,6 +267,25 @@ pub fn bodies_stream_both_ways(site: &Site) {
     let mut rest = [0; 5];
     reader.read_exact(&mut rest).expect("end");
     assert_eq!(&rest, b"0\r\n\r\n");
+}
+
+/// Of three requests to one instance one is at work, one waits, and one is sent away.
+pub fn too_many_requests_are_refused(site: &Site) {
+    // Its end is when we say so.
+    let mut first = site.taken(|| {
+        let mut stream = site.connect();
+        let head = "POST /echo HTTP/1.1\r\nHost: g\r\nContent-Length: 1\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("send");
+        stream
+    });
+    let second = site.begin("/");
+    let third = site.get("/");
+    assert_eq!(third.status, 503);
+    assert!(third.head.contains("retry-after: 1"), "{}", third.head);
+    first.write_all(b"x").expect("send");
+    for stream in [first, second] {
+        assert_eq!(reply(&mut BufReader::new(stream)).status, 200);
+    }
 }
 
 /// Everything that comes until the connection's end.

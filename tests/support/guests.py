@@ -10,16 +10,6 @@ DEMOS: Final = ROOT / "demos"
 # The languages of the hello-world demos, as their folders spell them.
 DEMO_LANGUAGES: Final = ("rust", "c", "assemblyscript", "go")
 
-# `sleep`, `spin` and `trap` write these lines before they do what they are named after.
-READY: Final = "ready\n"
-ABOUT_TO_TRAP: Final = "about to trap\n"
-
-# The function that `trap` fails in, as a backtrace names it.
-TRAPPING_FUNCTION: Final = "boom"
-
-# The exit code of `flaky` before the run that succeeds.
-FLAKY_EXIT_CODE: Final = 3
-
 
 def guest(name: str) -> Path:
     """Give the binary of a test guest: `hello`, `exit`, `hello.component` (the only component), ..."""

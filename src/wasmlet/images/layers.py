@@ -60,11 +60,9 @@ class Account:
     bytes: int = 0
     members: int = 0
     left_out: list[str] = field(default_factory=list)
-    left_out_count: int = 0
 
     def leave_out(self, path: str, why: str) -> None:
         """Remember an entry that a Wasm guest can do without; a bounded number of them by name."""
-        self.left_out_count += 1
         if len(self.left_out) < MAX_NOTES:
             self.left_out.append(f"{shown(path)} ({why})")
 

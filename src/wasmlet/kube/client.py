@@ -35,8 +35,6 @@ class Patch(enum.Enum):
 
     MERGE = "application/merge-patch+json"
     STRATEGIC = "application/strategic-merge-patch+json"
-    JSON = "application/json-patch+json"
-    APPLY = "application/apply-patch+yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +143,7 @@ class Client:
                 return Listed(tuple(items), page.resource_version, tuple(broken))
             query = {**selectors, "limit": str(self.settings.page_size), "continue": page.next}
 
-    async def create(self, resource: Resource[T], body: T, *, namespace: str = "", field_manager: str = "") -> T:
+    async def create(self, resource: Resource[T], body: T, *, namespace: str = "") -> T:
         """POST a new object; the answer is what the server made of it.
 
         Raises:
@@ -153,8 +151,7 @@ class Client:
         """
         metadata = _metadata(body)
         what = _what("create", resource, namespace, metadata.name or metadata.generate_name)
-        query = {"fieldManager": field_manager}
-        return await self._object(resource, "POST", resource.collection(namespace), what=what, body=body, query=query)
+        return await self._object(resource, "POST", resource.collection(namespace), what=what, body=body)
 
     async def update(self, resource: Resource[T], body: T, *, namespace: str = "", subresource: str = "") -> T:
         """PUT an object over the one of its name.
@@ -178,23 +175,18 @@ class Client:
         kind: Patch = Patch.STRATEGIC,
         namespace: str = "",
         subresource: str = "",
-        field_manager: str = "",
-        force: bool = False,
     ) -> T:
         """Change a part of an object.
 
         Args:
-            body: What JSON can hold, or structs; for `Patch.JSON` a list of operations.
-            field_manager: Who we are to server-side apply, which needs it; elsewhere optional.
-            force: Take fields that another manager owns (apply only).
+            body: What JSON can hold, or structs.
 
         Raises:
-            OutdatedError: The patch names a resourceVersion or uid, and it is another; or an apply conflict.
+            OutdatedError: The patch names a resourceVersion or uid, and it is another.
         """
         path = resource.path(namespace=namespace, name=name, subresource=subresource)
-        query = {"fieldManager": field_manager, "force": "true" if force else ""}
         what = _what("patch", resource, namespace, name)
-        return await self._object(resource, "PATCH", path, what=what, body=body, query=query, content_type=kind.value)
+        return await self._object(resource, "PATCH", path, what=what, body=body, content_type=kind.value)
 
     async def delete(
         self,
@@ -247,11 +239,10 @@ class Client:
         *,
         what: str,
         body: object = None,
-        query: Mapping[str, str] | None = None,
         content_type: str = "application/json",
     ) -> T:
         encoded = None if body is None else _encoded(body, resource)
-        content = await self.raw(method, path, query=query, body=encoded, content_type=content_type, what=what)
+        content = await self.raw(method, path, body=encoded, content_type=content_type, what=what)
         return _decoded(content, resource.type, what)
 
     # --- bytes --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A kubeconfig file, or what a pod finds about its cluster → `Access`: where the API server is and who we are.
+"""A kubeconfig file → `Access`: where the API server is and who we are.
 
 Reads what client-go reads, apart from what was removed there or means nothing to a node (auth-provider, user name and
 password, impersonation, proxy-url): those are refused, since without them we would be somebody else. Relative paths
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,12 @@ import yaml
 
 from wasmlet.base.errors import NotFoundError, UserError
 
-__all__ = ["Access", "ExecPlugin", "Pem", "in_cluster", "load"]
+__all__ = ["Access", "ExecPlugin", "Pem", "load"]
 
 MAX_BYTES: Final = 4 << 20
 """More than any kubeconfig has; one for a hundred clusters has half a megabyte."""
 
 EXEC_VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
-SERVICE_ACCOUNT_DIRECTORY: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 Pem = Path | bytes
 """Certificates or a key: a file, read each time that connections begin anew, or the text itself."""
@@ -197,31 +195,6 @@ def load(path: Path, *, context: str = "") -> Access:
         exec=_plugin(user.exec, path, user_where) if user.exec is not None else None,
         namespace=chosen.namespace,
     )
-
-
-def in_cluster(*, environment: Mapping[str, str] | None = None, directory: Path = SERVICE_ACCOUNT_DIRECTORY) -> Access:
-    """The access of a pod's service account.
-
-    Args:
-        environment: Default: the process's own.
-        directory: Where the kubelet of this pod put the token.
-
-    Raises:
-        NotFoundError: This process is in no pod, or its pod has no token.
-    """
-    environment = os.environ if environment is None else environment
-    host, port = environment.get("KUBERNETES_SERVICE_HOST"), environment.get("KUBERNETES_SERVICE_PORT")
-    if not host or not port:
-        raise NotFoundError(
-            "this process is in no pod: KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are not set",
-            hint="give a kubeconfig",
-        )
-    token_file, authority = directory / "token", directory / "ca.crt"
-    for file in (token_file, authority):
-        if not file.is_file():
-            raise NotFoundError(f"{file} is missing", hint="the pod needs automountServiceAccountToken")
-    shown = f"[{host}]" if ":" in host else host
-    return Access(source=str(directory), server=f"https://{shown}:{port}", authority=authority, token_file=token_file)
 
 
 def _document(path: Path) -> Any:

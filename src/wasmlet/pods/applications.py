@@ -69,9 +69,9 @@ def place(attempt: Path, number: int) -> Path:
 def make_place(attempt: Path, number: int) -> Path:
     """That directory, and those above it in the attempt: open to whom the attempt is open."""
     made = place(attempt, number)
-    made.mkdir(mode=0o750, parents=True, exist_ok=True)
+    made.mkdir(parents=True, exist_ok=True)
     for directory in (made, made.parent):
-        directory.chmod(OPEN)
+        directory.chmod(OPEN)  # whatever the agent's umask is
     return made
 
 

@@ -74,11 +74,10 @@ async def test_the_life_of_an_object(api: FakeApi, client: Client) -> None:
 @pytest.mark.parametrize("kind", list(Patch))
 async def test_a_patch_says_what_it_is(api: FakeApi, client: Client, kind: Patch) -> None:
     await api.put("pods", pod("web"))
-    arguments = {"namespace": "default", "subresource": "status", "field_manager": "wasmlet", "force": True}
-    await client.patch(PODS, "web", {"status": {"phase": "Running"}}, kind=kind, **arguments)  # type: ignore[arg-type]
+    status = {"status": {"phase": "Running"}}
+    await client.patch(PODS, "web", status, kind=kind, namespace="default", subresource="status")
     seen = api.seen[-1]
     assert (seen.method, seen.path) == ("PATCH", "/api/v1/namespaces/default/pods/web/status")
-    assert seen.query == {"fieldManager": "wasmlet", "force": "true"}
     assert seen.headers["Content-Type"] == kind.value
     assert seen.headers["User-Agent"].startswith("wasmlet/")
 

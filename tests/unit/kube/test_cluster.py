@@ -126,13 +126,10 @@ async def test_the_life_of_an_object(admin: Client) -> None:
         (
             (Patch.MERGE, {"data": {"j": "1"}}),
             (Patch.STRATEGIC, {"data": {"j": "2"}}),
-            (Patch.JSON, [{"op": "replace", "path": "/data/j", "value": "3"}]),
-            (Patch.APPLY, {"apiVersion": "v1", "kind": "ConfigMap", "data": {"j": "4"}}),
         ),
         start=1,
     ):
-        arguments: dict[str, Any] = {"field_manager": "test", "force": True} if kind is Patch.APPLY else {}
-        patched = await admin.patch(CONFIG_MAPS, "a", body, kind=kind, namespace="default", **arguments)
+        patched = await admin.patch(CONFIG_MAPS, "a", body, kind=kind, namespace="default")
         assert patched.data == {"k": "1", "j": str(number)}
     with pytest.raises(OutdatedError):
         await admin.update(CONFIG_MAPS, made, namespace="default")

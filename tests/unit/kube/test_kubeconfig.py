@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from wasmlet.base.errors import NotFoundError, UserError
-from wasmlet.kube.kubeconfig import in_cluster, load
+from wasmlet.kube.kubeconfig import load
 
 
 def write(path: Path, *, cluster: Any = None, user: Any = None, context: Any = None, **top: Any) -> Path:
@@ -125,16 +125,3 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         load(tmp_path / "config")
     with pytest.raises(UserError, match="cannot read"):
         load(tmp_path)
-
-
-def test_in_a_pod(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("t")
-    (tmp_path / "ca.crt").write_text("c")
-    environment = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
-    access = in_cluster(environment=environment, directory=tmp_path)
-    assert (access.server, access.token_file) == ("https://[fd00::1]:443", tmp_path / "token")
-    with pytest.raises(NotFoundError, match="this process is in no pod"):
-        in_cluster(environment={}, directory=tmp_path)
-    (tmp_path / "token").unlink()
-    with pytest.raises(NotFoundError, match="token is missing"):
-        in_cluster(environment=environment, directory=tmp_path)

@@ -20,7 +20,7 @@ from wasmlet.kube.types import Container, ContainerSecurityContext, EnvVar, Volu
 from wasmlet.pods import exec as executing
 from wasmlet.pods.bundle import Bundle
 
-FILES, ENV, ECHO = (guest(name).read_bytes() for name in ("files", "env", "echo"))
+FILES, ENV = (guest(name).read_bytes() for name in ("files", "env"))
 
 # (component (import "fermyon:spin/key-value@2.0.0" (instance (export "open" (func))))
 #            (import "fermyon:spin/variables@2.0.0" (instance (export "get" (func))))

@@ -1,13 +1,13 @@
 """Which exit status stands for what, as shells and container tools have it (bash(1), docker-run(1)).
 
-A container's own status is passed on as it is. Otherwise: 1 a command that could not do what was asked; 2 wrong
-arguments or an unusable manifest; 125 the pod could not be started, by no fault of its program; 126 its program
-cannot be run; 127 its program or image is not there.
+A container's own status is passed on as it is. Otherwise: 1 a command that could not do what was asked, also since
+somebody else refuses it; 2 wrong arguments or an unusable manifest; 125 the pod could not be started, by no fault of
+its program; 126 its program cannot be run; 127 its program or image is not there.
 """
 
 from __future__ import annotations
 
-from wasmlet.base.errors import Fault, NotFoundError, UserError, WasmletError
+from wasmlet.base.errors import Fault, NotFoundError, WasmletError
 
 FAILED = 1
 USAGE = 2
@@ -23,7 +23,7 @@ def exit_status(error: WasmletError) -> int:
         return NOT_RUNNABLE
     if isinstance(error, NotFoundError):
         return FAILED
-    return USAGE if isinstance(error, UserError) else FAILED
+    return USAGE if error.fault is Fault.USER else FAILED
 
 
 def start_status(*, fault: str, not_found: bool) -> int:

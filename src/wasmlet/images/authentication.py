@@ -12,11 +12,11 @@ from urllib.parse import urlencode, urlsplit
 
 import msgspec
 
-from wasmlet.base.errors import RetryableError, UserError
+from wasmlet.base.errors import RetryableError
 from wasmlet.images.credentials import Credential
 from wasmlet.images.failures import failure_of, login_refused
 from wasmlet.images.hosts import Endpoint
-from wasmlet.images.transport import Progress, Request, Transport
+from wasmlet.images.transport import Progress, RegistryError, Request, Transport
 
 MAX_TOKEN_BYTES: Final = 1 << 20
 DEFAULT_TOKEN_SECONDS: Final = 60  # distribution's token spec: when expires_in is not given
@@ -96,7 +96,7 @@ class Authenticator:
             what: The image, for errors.
 
         Raises:
-            UserError: The registry offers nothing that works with this login, or the token server refused it.
+            RegistryError: The registry offers nothing that works with this login, or the token server refused it.
             RetryableError: The token server is not well.
         """
         self._tokens.pop((scope, login), None)
@@ -144,7 +144,7 @@ def _token_request(challenge: Challenge, scope: Scope, login: Credential | None,
     parts = urlsplit(realm)
     plain = parts.scheme == "http" and endpoint.base.startswith("http://")
     if not parts.netloc or "@" in parts.netloc or not (parts.scheme == "https" or plain):
-        raise UserError(
+        raise RegistryError(
             f"{scope.registry} names a token server that is not used: {parts.scheme or 'no'}://{parts.netloc}",
             hint="token servers must speak https",
         )

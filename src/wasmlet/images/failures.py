@@ -10,17 +10,17 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError
 from wasmlet.images.credentials import Credential
 from wasmlet.images.manifest import shown
-from wasmlet.images.transport import PassingError, Transport
+from wasmlet.images.transport import PassingError, RegistryError, Transport
 
 MAX_FAILURE_BYTES: Final = 1 << 16
 _HEADER_VALUE: Final = re.compile(r"(?i)\b(basic|bearer)\s+\S+")
 _PASSING: Final = (408, 425, 429, 500, 502, 503, 504)
 
 
-class RefusedError(UserError):
+class RefusedError(RegistryError):
     """The registry does not let this login in: the next one may fit."""
 
 
@@ -74,7 +74,7 @@ def failure(
         )
     if status >= 500:
         return RetryableError(f"{registry} failed with status {status} for {what}{detail}")
-    return UserError(f"{registry} answered with status {status} for {what}{detail}")
+    return RegistryError(f"{registry} answered with status {status} for {what}{detail}")
 
 
 async def failure_of(

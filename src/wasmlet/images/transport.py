@@ -2,7 +2,7 @@
 
 Only `registry` and what it imports use this module, and `library` imports those when it first needs a network.
 
-Foreign errors end here: whoever calls sees `RetryableError`, or `UserError` for an untrusted certificate. Messages
+Foreign errors end here: whoever calls sees `RetryableError`, or `RegistryError` for an untrusted certificate. Messages
 name the host only, since the paths and queries of redirects carry signatures.
 """
 
@@ -22,7 +22,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from yarl import URL
 
-from wasmlet.base.errors import RetryableError, UserError
+from wasmlet.base.errors import Fault, RetryableError, UserError
 from wasmlet.base.sockets import Sockets
 from wasmlet.images import proxies
 from wasmlet.images.settings import Settings
@@ -40,6 +40,12 @@ _KEEPING_METHOD: Final = (307, 308)
 _HUB_HOST: Final = "registry-1.docker.io"  # where docker.io's registry is
 
 _log = logging.getLogger(__name__)
+
+
+class RegistryError(UserError):
+    """The registry, or who stands in its place, does not do what was well asked, and asking again would not help."""
+
+    fault = Fault.CLUSTER
 
 
 class PassingError(RetryableError):
@@ -109,7 +115,7 @@ class Transport:
 
         Raises:
             RetryableError: Nothing answers.
-            UserError: Its certificate is not trusted.
+            RegistryError: Its certificate is not trusted.
         """
         host = _HUB_HOST if registry == "docker.io" else registry
         if not self._may_be_plain(registry):
@@ -124,7 +130,7 @@ class Transport:
         Raises:
             PassingError: The line was cut, inside too.
             RetryableError: No answer, too many redirects, no progress.
-            UserError: An untrusted certificate.
+            RegistryError: An untrusted certificate.
         """
         url, followed = request.url, 0
         while True:
@@ -303,7 +309,7 @@ def _translated(host: str, settings: Settings) -> Iterator[None]:
             f"cannot resolve the name of {host}", hint="check the registry's name and this machine's network"
         ) from error
     except aiohttp.ClientConnectorCertificateError as error:
-        raise UserError(
+        raise RegistryError(
             f"the TLS certificate of {host} is not trusted: {error.certificate_error}",
             hint="add its authority to ca-files or to its hosts.toml, or name the registry in insecure-registries",
         ) from error

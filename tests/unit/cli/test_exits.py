@@ -4,6 +4,7 @@ import pytest
 
 from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, RetryableError, UserError, WasmletError
 from wasmlet.cli.exits import exit_status, process_status, start_status
+from wasmlet.images.failures import failure
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,9 @@ from wasmlet.cli.exits import exit_status, process_status, start_status
         (ConflictError("m"), 2),
         (RetryableError("m"), 1),
         (WasmletError("m"), 1),
+        (failure(401, what="i", registry="r"), 1),
+        (failure(403, what="i", registry="r"), 1),
+        (failure(400, what="i", registry="r"), 1),
     ],
 )
 def test_errors(error: WasmletError, status: int) -> None:

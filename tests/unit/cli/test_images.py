@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from pathlib import Path
+
+import pytest
 
 from tests.support.command import Command
 from tests.support.disks import small_disk
 from tests.support.guests import guest
 from tests.support.waiting import eventually_now
+from tests.unit.images.fake_registry import FakeRegistry, on, status
 from tests.unit.images.test_store import add_image
 from wasmlet.images.store import Store
 
@@ -50,6 +54,16 @@ def test_what_is_no_archive_and_no_image(command: Command, tmp_path: Path) -> No
     file = command.run("pull", f"file:{guest('hello')}")
     assert file.returncode == 2
     assert b"a local file is not an image in a registry" in file.stderr
+
+
+@pytest.mark.parametrize(("refusal", "said"), [(401, b"wants a login for"), (403, b"denies anonymous users access to")])
+async def test_a_registry_that_refuses_is_no_wrong_usage(command: Command, refusal: int, said: bytes) -> None:
+    async with FakeRegistry.running() as registry:
+        registry.behaviours.append(on("/v2/", status(refusal)))
+        name = f"{registry.address}/a/b:c"
+        for arguments in (("pull", name), ("push", str(guest("hello")), name)):
+            result = await asyncio.to_thread(command.run, *arguments)
+            assert (result.returncode, said in result.stderr) == (1, True), result
 
 
 def test_an_image_is_removed_by_its_id(command: Command) -> None:

@@ -5,10 +5,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError
 from wasmlet.images.credentials import Credential
 from wasmlet.images.failures import RefusedError, detail_of, failure, retry_after
-from wasmlet.images.transport import PassingError
+from wasmlet.images.transport import PassingError, RegistryError
 
 ALICE = Credential("host", "alice", "s3cret")
 NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
@@ -26,8 +26,8 @@ NOW = datetime(2026, 11, 23, 12, 0, 0, tzinfo=UTC)
         (500, ALICE, PassingError, ["status 500"]),
         (503, ALICE, PassingError, ["status 503"]),
         (501, ALICE, RetryableError, ["status 501"]),
-        (400, ALICE, UserError, ["status 400"]),
-        (302, ALICE, UserError, ["status 302"]),
+        (400, ALICE, RegistryError, ["status 400"]),
+        (302, ALICE, RegistryError, ["status 302"]),
     ],
 )
 def test_each_status_says_what_on_which_image_and_what_to_do(

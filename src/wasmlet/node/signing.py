@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 DENIED: Final = "Denied"
 """Reason of the error when somebody said no."""
 
+REMINDER_SECONDS: Final = 10.0
+"""After these it is told, once, that a request is not approved yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
@@ -74,6 +77,7 @@ async def obtain(
     with contextlib.suppress(AlreadyExistsError):
         await client.create(SIGNING_REQUESTS, body)
         logger.info("certificate requested", extra={"request": name, "signer": purpose.signer})
+    reminder = asyncio.get_running_loop().call_later(REMINDER_SECONDS, _remind, name)
     try:
         async with asyncio.timeout(wait_seconds):
             answer = await _answer(client, name, purpose)
@@ -83,9 +87,16 @@ async def obtain(
             hint=f"an administrator can: kubectl certificate approve {name}",
             reason="NotApproved",
         ) from None
+    finally:
+        reminder.cancel()
     if not keys.fits(answer, key_pem):
         raise RetryableError(f"the certificate of request {name} is for another key")
     return answer
+
+
+def _remind(name: str) -> None:
+    """Approvals by a controller come within a second; whoever looks on should know that this one is a person's."""
+    logger.info("the certificate request waits for an approval: kubectl certificate approve %s", name)
 
 
 async def _answer(client: Client, name: str, purpose: Purpose) -> bytes:

@@ -114,7 +114,7 @@ async def test_a_token_that_is_not_known_is_told_at_once_and_tried_on(
     text = f"the API server {api.url} does not know the credentials of {api.access.source} (401 Unauthorized)"
     with pytest.raises(UnauthorizedError) as raised:
         await bootstrap.bootstrap(joining, api.access)
-    assert raised.value.message == text
+    assert raised.value.message == f"{text} (tried for 0.5 s)"
     assert len(api.asked("GET")) > 3
     (told,) = [each for each in caplog.records if each.levelname == "WARNING"]
     assert told.getMessage().startswith(f"waiting for the cluster: {text}; the token may be mistyped")

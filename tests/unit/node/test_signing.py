@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.support.waiting import eventually
 from tests.unit.node.authority import Authority
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.kube.client import Client
-from wasmlet.node import keys
+from wasmlet.node import keys, signing
 from wasmlet.node.signing import CLIENT, SERVING, obtain
 
 SUBJECT = keys.Subject(node="n")
@@ -114,3 +115,16 @@ async def test_cancelled_it_leaves_no_watch(api: FakeApi, client: Client) -> Non
         await eventually(lambda: api.watching)
         task.cancel()
     await eventually(lambda: not api.watching, api.watching)
+
+
+async def test_a_request_that_waits_for_a_person_is_told_once(
+    api: FakeApi, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(signing, "REMINDER_SECONDS", 0.01)
+    caplog.set_level(logging.INFO, logger="wasmlet.node.signing")
+    line = f"the certificate request waits for an approval: kubectl certificate approve {NAME}"
+    async with asking(api, client) as task:
+        await eventually(lambda: line in caplog.messages, caplog.messages)
+        await api.put(PLURAL, Authority().answered(document(api)))
+        assert keys.fits(await task, KEY)
+    assert caplog.messages.count(line) == 1

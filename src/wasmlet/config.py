@@ -132,7 +132,7 @@ def load(
     chosen = state or environment.get("WASMLET_STATE")
     directory = Path(chosen) if chosen else _default_state(environment)
     path = _file_path(environment)
-    file = File() if path is None else _read_file(path)
+    file = File() if path is None else _read_file(path, needed=bool(environment.get("WASMLET_CONFIG")))
     mode = network or environment.get("WASMLET_NETWORK")
     policy = image_policy or environment.get("WASMLET_IMAGE_POLICY") or file.image_policy
     return Config(
@@ -190,9 +190,9 @@ def _network_mode(text: str) -> NetworkMode:
     raise UserError(f"{text!r} is no network mode", hint=f"choose {' or '.join(NETWORK_MODES)}")
 
 
-def _read_file(path: Path) -> File:
+def _read_file(path: Path, *, needed: bool) -> File:
     try:
-        content = read_if_present(path)
+        content = path.read_bytes() if needed else read_if_present(path)
         if content is None:
             return File()
         table: dict[str, Any] = tomllib.loads(content.decode())

@@ -22,6 +22,7 @@ class Command:
     def __init__(self, state: Path, *, program: Path) -> None:
         self.state = state
         self.config = state.parent / "config.toml"
+        self.config.touch()
         self.environment = {
             "PATH": os.environ["PATH"],
             "HOME": str(state.parent),

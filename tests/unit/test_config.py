@@ -36,7 +36,13 @@ def test_a_relative_state_directory_counts_from_here(tmp_path: Path, monkeypatch
 
 def test_roots_places(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert config.load(environment={"WASMLET_CONFIG": "/none"}).state == Path("/var/lib/wasmlet")
+    assert config.load(environment={"WASMLET_CONFIG": os.devnull}).state == Path("/var/lib/wasmlet")
+
+
+def test_a_file_that_the_environment_names_has_to_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot read the configuration in .*/absent\.toml: .*No such file"):
+        config.load(environment={"WASMLET_CONFIG": str(tmp_path / "absent.toml")})
+    assert config.load(environment={"XDG_CONFIG_HOME": str(tmp_path), "WASMLET_CONFIG": ""}).file == config.File()
 
 
 def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import click
 
@@ -28,7 +29,10 @@ from wasmlet.images.library import Library
 from wasmlet.images.reference import parse_remote
 from wasmlet.images.store import Store
 from wasmlet.pods.accounts import Account
+from wasmlet.pods.references import images_of
 
+STREAM = Path("-")
+"""Standard input or output in the place of a file's name."""
 PRUNED_SECONDS = 60.0
 """Blobs that came later may be of an image that another process pulls now."""
 
@@ -122,12 +126,7 @@ def rmi_command(state: str | None, references: tuple[str, ...], force: bool) -> 
 
     async def remove() -> None:
         _, pods = await accounts(settings)
-        users = {
-            status.image: each.pod.metadata.name
-            for each in pods
-            if each.stage != "gone"
-            for status in [*each.pod.status.init_container_statuses, *each.pod.status.container_statuses]
-        }
+        users = {name: each.pod.metadata.name for each in pods for name in _used_by(each)}
         library = _library(settings)
         try:
             for word in references:
@@ -171,34 +170,33 @@ def prune_command(state: str | None, everything: bool) -> None:
 
 @click.command("save")
 @click.argument("references", nargs=-1, required=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The archive; else standard output.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help='The archive; "-", or none: standard output.')
 @click.pass_obj
 def save_command(state: str | None, references: tuple[str, ...], output: Path | None) -> None:
     """Write images of the local store as one OCI archive, which podman and skopeo read (`oci-archive:`)."""
     store = _store(state)
     names = [str(parse_remote(each)) for each in references]
-    if output is None:
+    if output is None or output == STREAM:
         if sys.stdout.isatty():
             raise UserError("an archive is not written to a terminal", hint="name a file: -o FILE")
         archives.save(store, names, sys.stdout.buffer)
         return
-    partly = output.with_name(f".{output.name}.{os.getpid()}")
     try:
-        with partly.open("xb") as stream:
+        with _written(output) as stream:
             archives.save(store, names, stream)
-        partly.rename(output)
     except OSError as error:
         raise UserError(f"cannot write {output}: {error.strerror}") from error
-    finally:
-        partly.unlink(missing_ok=True)
 
 
 @click.command("load")
-@click.option("-i", "--input", "source", type=click.Path(path_type=Path), help="The archive; else standard input.")
+@click.option(
+    "-i", "--input", "source", type=click.Path(path_type=Path), help='The archive; "-", or none: standard input.'
+)
 @click.option("--name", help="What to call an image that the archive does not name.")
 @click.pass_obj
 def load_command(state: str | None, source: Path | None, name: str | None) -> None:
     """Take the images of an OCI archive (of `wasmlet save`, podman, skopeo or docker) into the local store."""
+    source = None if source == STREAM else source
     if source is None and sys.stdin.isatty():
         raise UserError("an archive is not read from a terminal", hint="name a file: -i FILE")
     store, called = _store(state), None if name is None else str(parse_remote(name))
@@ -216,14 +214,35 @@ def load_command(state: str | None, source: Path | None, name: str | None) -> No
 
 
 def _used_by(account: Account) -> set[str]:
-    """The references and image IDs of a pod's containers."""
-    pod = account.pod
-    statuses = [*pod.status.init_container_statuses, *pod.status.container_statuses]
-    found = {name for status in statuses for name in (status.image, status.image_id)}
-    for each in [*pod.spec.init_containers, *pod.spec.containers]:
-        with contextlib.suppress(UserError):
-            found.add(str(parse_remote(each.image)))
-    return found if account.stage != "gone" else set()
+    """The references and image IDs of a pod's containers, and the references of its volumes."""
+    if account.stage == "gone":
+        return set()
+    status = account.pod.status
+    containers = [*status.init_container_statuses, *status.container_statuses]
+    return images_of(account.pod) | {name for each in containers for name in (each.image, each.image_id)}
+
+
+@contextlib.contextmanager
+def _written(output: Path) -> Iterator[BinaryIO]:
+    """A file that comes to be as a whole, where links lead; a device or a pipe takes what comes.
+
+    Raises:
+        OSError: It cannot be written. Nothing new is left.
+    """
+    if output.exists() and not output.is_file():
+        with output.open("wb") as stream:
+            yield stream
+        return
+    target = Path(os.path.realpath(output))
+    partly = target.with_name(f".{target.name[:200]}.{os.getpid()}")
+    ended = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        with partly.open("xb") as stream:
+            yield stream
+        partly.rename(target)
+    finally:
+        partly.unlink(missing_ok=True)
+        signal.signal(signal.SIGTERM, ended)
 
 
 def _store(state: str | None) -> Store:

@@ -9,14 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, BinaryIO, Final
 
 import msgspec
 
-from wasmlet.base.errors import NotFoundError, RetryableError, UserError
+from wasmlet.base.errors import NotFoundError, UserError
 from wasmlet.images import layouts
 from wasmlet.images.entries import REFERENCE_NAME, Entry
 from wasmlet.images.manifest import (
@@ -29,7 +31,7 @@ from wasmlet.images.manifest import (
     parse,
 )
 from wasmlet.images.reference import parse_remote
-from wasmlet.images.store import Store
+from wasmlet.images.store import MissingBlobError, Store
 
 __all__ = ["load", "save"]
 
@@ -38,6 +40,7 @@ CONTAINERD_NAME: Final = "io.containerd.image.name"
 MAX_MEMBERS: Final = 100_000
 _PIECE: Final = 1 << 20
 _BLOB: Final = re.compile(r"(?:\./)?blobs/sha256/([0-9a-f]{64})")
+_UNREADABLE: Final = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError)
 _LAYOUT: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
 
@@ -77,8 +80,9 @@ def load(store: Store, stream: IO[bytes], *, name: str | None = None) -> list[st
         name: What to call an image that the archive does not name.
 
     Raises:
-        UserError: Not such an archive, an image without a name, or one that wasmlet does not read.
-        RetryableError: A blob is damaged, or the disk is full.
+        UserError: Not such an archive, a damaged one, or a part of one; an image without a name, or one that wasmlet
+            does not read.
+        RetryableError: The disk is full.
     """
     entries: list[Descriptor] | None = None
     others = list[str]()
@@ -156,16 +160,23 @@ def _members(stream: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:
                 if member.isreg() and (content := archive.extractfile(member)) is not None:
                     with contextlib.closing(content):
                         yield member.name, member.size, content
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise UserError(
-            f"it cannot be read as an archive: {error}", hint="it must be a tar of an OCI layout"
-        ) from error
+    except _UNREADABLE as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> UserError:
+    return UserError(f"it cannot be read as an archive: {error}", hint="it must be a tar of an OCI layout")
 
 
 def _take(store: Store, blob: Descriptor, content: IO[bytes]) -> None:
     with contextlib.closing(store.ingest()) as ingest:
-        while piece := content.read(_PIECE):
-            ingest.write([piece])
+        try:
+            while piece := content.read(_PIECE):
+                ingest.write([piece])
+        except _UNREADABLE as error:  # cut in the middle of this blob
+            raise _unreadable(error) from error
+        if ingest.digest != blob.digest:
+            raise UserError(f"it is damaged: blob {blob.digest} has {ingest.digest}", hint="make it or copy it again")
         ingest.commit(blob, store.path(blob.digest))
 
 
@@ -184,16 +195,27 @@ def _entry(store: Store, described: Descriptor, name: str | None) -> Entry:
         raise UserError("the archive does not name its image", hint="give it a name: --name REFERENCE")
     chosen = described
     if described.media_type in INDEX_TYPES:
-        found = parse(store.read(described), described.media_type)
+        found = parse(_read(store, described, named), described.media_type)
         if isinstance(found, Index):
             chosen = layouts.choose_platform(found)
-    manifest = parse(store.read(chosen), chosen.media_type)
+    manifest = parse(_read(store, chosen, named), chosen.media_type)
     if not isinstance(manifest, Manifest):
         raise UserError(f"image {named} is an index of indexes, which wasmlet does not read")
     missing = [each.digest for each in (manifest.config, *manifest.layers) if not store.holds(each)]
     if missing:
-        raise RetryableError(f"the archive lacks a blob of image {named}: {missing[0]}", hint="make it again")
+        raise _lacking(named, missing[0])
     return Entry(named, msgspec.structs.replace(chosen, annotations=None, platform=None), described.digest)
+
+
+def _read(store: Store, blob: Descriptor, name: str) -> bytes:
+    try:
+        return store.read(blob)
+    except MissingBlobError:
+        raise _lacking(name, blob.digest) from None
+
+
+def _lacking(name: str, digest: str) -> UserError:
+    return UserError(f"it lacks a part of image {name}: {digest}", hint="make it or copy it again")
 
 
 def _names(annotations: dict[str, str]) -> Iterable[str | None]:

@@ -50,6 +50,11 @@ class Ingest:
         self._hash = hashlib.sha256()
         self.size_bytes = 0
 
+    @property
+    def digest(self) -> str:
+        """Of what was written so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
     def write(self, chunks: Sequence[bytes]) -> None:
         """Append all of them.
 
@@ -76,10 +81,9 @@ class Ingest:
         Raises:
             RetryableError: Length or digest differ: the registry or the line damaged it, or the disk failed.
         """
-        digest = f"sha256:{self._hash.hexdigest()}"
-        if self.size_bytes != expected.size or digest != expected.digest:
+        if self.size_bytes != expected.size or self.digest != expected.digest:
             raise RetryableError(
-                f"blob {expected.digest} ({expected.size} bytes) came as {digest} ({self.size_bytes} bytes)",
+                f"blob {expected.digest} ({expected.size} bytes) came as {self.digest} ({self.size_bytes} bytes)",
                 hint="the registry, or something on the way, changed it",
             )
         with translated(self._directory.parent, "write to"):

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from wasmlet.base.errors import UserError, WasmletError
+from wasmlet.base.errors import WasmletError
 from wasmlet.images.collection import Lives, Policy
 from wasmlet.images.library import Library
-from wasmlet.images.reference import parse
-from wasmlet.kube.types import Pod
 from wasmlet.pods.facts import Facts
-from wasmlet.pods.view import all_containers
+from wasmlet.pods.references import images_of
 from wasmlet.pods.worker import Worker
 
 __all__ = ["Collection", "used_by"]
@@ -105,18 +102,8 @@ def used_by(workers: Iterable[Worker]) -> set[str]:
     found = set[str]()
     for worker in workers:
         if not worker.is_gone:
-            found |= _named_by(worker.bundle.pod)
+            found |= images_of(worker.bundle.pod)
         found |= _started_by(worker.facts)
-    return found
-
-
-def _named_by(pod: Pod) -> set[str]:
-    volumes = [volume.image.reference for volume in pod.spec.volumes if volume.image is not None]
-    names = [*volumes, *(container.image for container in all_containers(pod))]
-    found = set[str]()
-    for name in names:
-        with contextlib.suppress(UserError):
-            found.add(str(parse(name)))
     return found
 
 

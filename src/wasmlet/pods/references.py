@@ -1,10 +1,13 @@
-"""Which ConfigMaps and Secrets a pod refers to: what its node may read, and has to follow. Pure."""
+"""What a pod refers to: ConfigMaps and Secrets, which its node may read and has to follow, and images. Pure."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Literal
 
+from wasmlet.base.errors import UserError
+from wasmlet.images.reference import parse
 from wasmlet.kube.types import Container, Pod, Volume
 
 Kind = Literal["ConfigMap", "Secret"]
@@ -17,6 +20,17 @@ def references_of(pod: Pod) -> set[tuple[Kind, str]]:
         found.update(_of_container(container))
     for volume in pod.spec.volumes:
         found.update(_of_volume(volume))
+    return found
+
+
+def images_of(pod: Pod) -> set[str]:
+    """The canonical references of its containers' and volumes' images; what is none is left out."""
+    containers = [*pod.spec.init_containers, *pod.spec.containers, *pod.spec.ephemeral_containers]
+    names = [volume.image.reference for volume in pod.spec.volumes if volume.image is not None]
+    found = set[str]()
+    for name in [*names, *(container.image for container in containers)]:
+        with contextlib.suppress(UserError):
+            found.add(str(parse(name)))
     return found
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from tests.unit.images.fake_registry import FakeRegistry, on, status
 from tests.unit.images.test_store import add_image
 from wasmlet.images.store import Store
 
-USED, UNUSED = "example.test/used:v1", "example.test/unused:v1"
+USED, UNUSED, MOUNTED = "example.test/used:v1", "example.test/unused:v1", "example.test/mounted:v1"
 
 
 def test_images_go_through_a_file_from_one_store_to_another(command: Command, tmp_path: Path) -> None:
@@ -46,6 +49,44 @@ def test_an_archive_for_a_full_disk(command: Command) -> None:
         )
     error = b"wasmlet: cannot write to standard output: No space left on device\n"
     assert (result.returncode, result.stderr) == (1, error)
+
+
+def test_an_archive_goes_where_links_lead_and_into_pipes(command: Command, tmp_path: Path) -> None:
+    add_image(Store(command.state / "images"), USED, guest("exit").read_bytes())
+    archive = command.run("save", USED).stdout
+    (tmp_path / "link.tar").symlink_to("linked.tar")
+    command.succeed("save", USED, "-o", str(tmp_path / "link.tar"))
+    assert (tmp_path / "link.tar").is_symlink()
+    assert (tmp_path / "linked.tar").read_bytes() == archive
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", str(tmp_path / "pipe")], stdout=subprocess.PIPE) as reader:
+        try:
+            command.succeed("save", USED, "-o", str(tmp_path / "pipe"))
+            assert (tmp_path / "pipe").is_fifo()
+            assert reader.communicate(timeout=30)[0] == archive
+        finally:
+            reader.kill()
+    assert command.run("save", USED, "-o", "-", cwd=tmp_path).stdout == archive
+    assert command.run("load", "-i", "-", input=archive, cwd=tmp_path).stdout == f"{USED}\n".encode()
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_nothing_is_left_of_an_archive_that_was_broken_off(command: Command, tmp_path: Path, number: int) -> None:
+    add_image(Store(command.state / "images"), USED, bytes(1 << 20))
+    program = (  # a disk that takes all the time in the world
+        "import sys, time, wasmlet.cli as cli; from wasmlet.images import archives;"
+        "archives.save = lambda store, names, stream: (stream.write(b'half'), stream.flush(), time.sleep(60));"
+        "sys.exit(cli.main())"
+    )
+    words = ["--state", str(command.state), "save", USED, "-o", str(tmp_path / "images.tar")]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *words], env=command.environment, stderr=subprocess.PIPE
+    ) as process:
+        eventually_now(lambda: any(each.stat().st_size for each in tmp_path.glob(".images.tar.*")), process)
+        process.send_signal(number)
+        assert process.wait(30) == 128 + number
+    assert not list(tmp_path.glob("*images.tar*"))
 
 
 def test_what_is_no_archive_and_no_image(command: Command, tmp_path: Path) -> None:
@@ -81,16 +122,24 @@ def test_an_image_is_removed_by_its_id(command: Command) -> None:
     assert store.entries() == []
 
 
-def test_prune_keeps_what_pods_use(command: Command) -> None:
+def test_prune_keeps_what_pods_use(command: Command, tmp_path: Path) -> None:
     store = Store(command.state / "images")
     add_image(store, USED, guest("sleep").read_bytes())
+    add_image(store, MOUNTED, guest("exit").read_bytes())
     add_image(store, UNUSED, b"unused" * 1000)
-    command.succeed("run", "--detach", "--name", "user", USED)
+    (tmp_path / "pod.yaml").write_text(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: user}\n"
+        f"spec:\n  containers: [{{name: main, image: '{USED}'}}]\n"
+        f"  volumes: [{{name: tools, image: {{reference: '{MOUNTED}'}}}}]\n"
+    )
+    command.succeed("run", "--detach", str(tmp_path / "pod.yaml"))
     assert command.succeed("prune") == "0.0 kB freed\n"
     assert command.succeed("prune", "--all").splitlines()[0] == UNUSED
-    assert [entry.name for entry in store.entries()] == [USED]
+    assert sorted(entry.name for entry in store.entries()) == [MOUNTED, USED]
+    for each in (USED, MOUNTED):
+        assert f"pod user uses {each}".encode() in command.run("rmi", each).stderr
     command.succeed("rm", "user")
-    assert command.succeed("prune", "--all").splitlines()[0] == USED
+    assert sorted(command.succeed("prune", "--all").splitlines()[:2]) == [MOUNTED, USED]
     assert store.entries() == []
 
 

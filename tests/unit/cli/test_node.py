@@ -1,6 +1,7 @@
 """`wasmlet node`: one agent serves a state directory."""
 
 import logging
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def test_settings_that_cannot_be_are_told_with_a_cluster_and_without(
         raise AssertionError("nothing may start")
 
     monkeypatch.setattr(agent, "serve", serve)
-    monkeypatch.setenv("WASMLET_CONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("WASMLET_CONFIG", os.devnull)
     for cluster in (("--kubeconfig", "x", "--node-name", "n"), ()):
         result = CliRunner().invoke(node_command, [*cluster, *flags], obj=str(tmp_path))
         assert isinstance(result.exception, UserError) or result.exit_code == 2

@@ -1,16 +1,21 @@
 """Images as one file: there and back, with skopeo, and what is wrong with others' archives."""
 
+import bz2
+import gzip
 import io
 import json
+import lzma
+import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.unit.images.test_store import NAME, add_image, describe, found, manifest_of
-from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.errors import NotFoundError, UserError
 from wasmlet.images import archives
 from wasmlet.images.entries import REFERENCE_NAME
 from wasmlet.images.layouts import WASM_CONFIG
@@ -110,34 +115,32 @@ NAMED = index_of(MANIFEST, **{REFERENCE_NAME: NAME})
 
 
 @pytest.mark.parametrize(
-    ("members", "error", "kind"),
+    ("members", "error"),
     [
-        ({"index.json": NAMED} | blobs(MANIFEST, b"{}"), "lacks a blob", RetryableError),
-        ({"index.json": NAMED}, "removed", RetryableError),
-        (WHOLE | {"index.json": index_of(MANIFEST)}, "does not name its image", UserError),
-        (WHOLE | {"index.json": index_of(MANIFEST, **{REFERENCE_NAME: "v1"})}, "does not name", UserError),
-        (WHOLE | {"index.json": b"{"}, "not JSON", UserError),
-        (WHOLE | {"index.json": b'{"schemaVersion": 2, "manifests": []}'}, "no image", UserError),
-        (WHOLE, r"no index\.json", UserError),
-        ({"manifest.json": b"[]", "x/layer.tar": b""}, "docker 25", UserError),
-        ({"index.json": NAMED, next(iter(WHOLE)): b"other"}, "came as", RetryableError),
+        ({"index.json": NAMED} | blobs(MANIFEST, b"{}"), "lacks a part"),
+        ({"index.json": NAMED}, "lacks a part"),
+        (WHOLE | {"index.json": index_of(MANIFEST)}, "does not name its image"),
+        (WHOLE | {"index.json": index_of(MANIFEST, **{REFERENCE_NAME: "v1"})}, "does not name"),
+        (WHOLE | {"index.json": b"{"}, "not JSON"),
+        (WHOLE | {"index.json": b'{"schemaVersion": 2, "manifests": []}'}, "no image"),
+        (WHOLE, r"no index\.json"),
+        ({"manifest.json": b"[]", "x/layer.tar": b""}, "docker 25"),
+        ({"index.json": NAMED, next(iter(WHOLE)): b"other"}, "damaged: blob"),
     ],
 )  # fmt: skip
-def test_a_wrong_archive_is_refused_and_enters_nothing(
-    empty: Store, members: dict[str, bytes], error: str, kind: type[WasmletError]
-) -> None:
-    with pytest.raises(kind, match=error) as found_error:
+def test_a_wrong_archive_is_refused_and_enters_nothing(empty: Store, members: dict[str, bytes], error: str) -> None:
+    with pytest.raises(UserError, match=error):
         archives.load(empty, archive_of(**members))
-    assert isinstance(found_error.value, kind)
     assert empty.entries() == []
 
 
-@pytest.mark.parametrize("cut", [1, 600, -1100])
-def test_a_cut_archive_or_none_at_all_is_refused(store: Store, empty: Store, cut: int) -> None:
-    add_image(store)
-    content = saved(store, NAME).rstrip(b"\0")
-    with pytest.raises(WasmletError):
-        archives.load(empty, io.BytesIO(content[:cut]))
+@pytest.mark.parametrize("pack", [bytes, gzip.compress, lzma.compress, bz2.compress])
+def test_a_cut_archive_or_none_at_all_is_refused(store: Store, empty: Store, pack: Callable[[bytes], bytes]) -> None:
+    add_image(store, module=os.urandom(20_000))
+    content = pack(saved(store, NAME).rstrip(b"\0"))
+    for cut in (0, 1, 600, len(content) // 2, len(content) - 1100):
+        with pytest.raises(UserError):
+            archives.load(empty, io.BytesIO(content[:cut]))
     assert empty.entries() == []
     with pytest.raises(UserError, match="cannot be read as an archive"):
         archives.load(empty, io.BytesIO(b"no archive" * 100))

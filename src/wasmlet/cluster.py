@@ -265,7 +265,7 @@ class Cluster:
         self.image_settings = image_settings
         self.machinery = Machinery(rooms.library, rooms.engines, state)
         self._places = Places(node_name=self.settings.node.name, state=state, images=rooms.library.directory)
-        rooms.engines.on_trouble = self._report_now
+        rooms.engines.launcher.on_trouble = self._report_now
 
     def warn(self, reason: str, message: str) -> None:
         """A Warning event of the Node."""

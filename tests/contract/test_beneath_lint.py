@@ -38,6 +38,7 @@ THE_MODULES = {"base/beneath.py", "base/removal.py"}
 ALLOWED: dict[tuple[str, str], str] = {
     ("pods/pools.py", "os.path.realpath"): "a path of the node, as volumes/host_path.py names it",
     ("sandbox/engines.py", "shutil.rmtree"): "an engine's run directory (socket, record, log): no guest has it open",
+    ("sandbox/launching.py", "shutil.rmtree"): "the same",
     ("volumes/atomic.py", "*"): "these volumes are read-only in every container: the agent wrote all of it",
     ("volumes/host_path.py", "*"): "a path of the node, given by the pod's author; links on it count, as the kubelet's",
     ("volumes/mount.py", ".is_dir"): "the agent's own directories, down to a volume's own",

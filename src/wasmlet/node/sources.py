@@ -47,7 +47,7 @@ class Machinery:
 
     def problems(self) -> tuple[str, ...]:
         """Why no pod could be run here, one sentence each."""
-        found = (self._store_problem, self._engines.launch_problem, _disk_problem(self._directory))
+        found = (self._store_problem, self._engines.launcher.problem, _disk_problem(self._directory))
         return tuple(each for each in found if each)
 
 

@@ -6,7 +6,8 @@ is a compiled module; an *account* is what the engines said of a sandbox. In com
 
 - `protocol` the documents of protocol/engine.openapi.yaml
 - `client`   one engine over its socket
-- `engines`  launching, adopting and ending engines; what they said of their sandboxes
+- `engines`  adopting and ending engines, one for each pool; what they said of their sandboxes
+- `launching` starting one; `handle` one that lives
 - `artifacts` compiling in helper processes, and the cache
 - `logs`     reading CRI log files
 - `records`  what is saved of an engine

@@ -136,7 +136,10 @@ class EngineClient:
 def _answer(status: int, content: bytes, answer: type[T] | None, *, what: str) -> T:
     if 200 <= status < 300:
         nothing: Any = None
-        return nothing if answer is None else msgspec.json.decode(content, type=answer)
+        try:
+            return nothing if answer is None else msgspec.json.decode(content, type=answer)
+        except msgspec.DecodeError as error:
+            raise WasmletError(f"{what} was answered with what this agent does not understand: {error}") from error
     try:
         document = msgspec.json.decode(content, type=protocol.Error)
     except msgspec.DecodeError as error:

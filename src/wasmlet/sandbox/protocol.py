@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 PROTOCOL = 1
-"""The number of the protocol this agent speaks; an engine of N serves agents of N-1 (design section 1)."""
+"""The number of the protocol this agent speaks; what an engine of another number may be used for says `handle`."""
 
 
 class Document(msgspec.Struct, rename="camel", kw_only=True, frozen=True):

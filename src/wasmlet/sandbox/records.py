@@ -80,8 +80,8 @@ class Record(msgspec.Struct, frozen=True, rename="camel"):
     program: str = ""
 
 
-def end_silent(record: bytes, directory: Path) -> None:
-    """An engine that lives but does not answer would run its guests beside their successors: it is killed.
+def end_unheard(record: bytes, directory: Path, *, why: str) -> None:
+    """An engine that lives but cannot be spoken with would run its guests beside their successors: it is killed.
 
     Its process id may be another's by now, so its command line has to name the directory.
     """
@@ -93,7 +93,7 @@ def end_silent(record: bytes, directory: Path) -> None:
         try:
             if _serves(pid, directory):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                logger.error("silent engine killed", extra={"engine": directory.name, "pid": pid})
+                logger.error("engine killed", extra={"engine": directory.name, "pid": pid, "why": why})
                 select.select([pidfd], [], [], END_SECONDS)
         finally:
             os.close(pidfd)

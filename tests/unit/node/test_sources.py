@@ -16,8 +16,8 @@ from wasmlet.images.settings import Settings as ImageSettings
 from wasmlet.images.store import Store
 from wasmlet.node.sources import Machinery, images_of
 from wasmlet.node.status import Image
-from wasmlet.sandbox import engines
-from wasmlet.sandbox.engines import PoolKey
+from wasmlet.sandbox import launching
+from wasmlet.sandbox.engines import Engines, PoolKey, Settings
 
 DIGESTS = [f"sha256:{each * 64}" for each in "ab"]
 
@@ -96,24 +96,24 @@ async def test_engines_that_do_not_start_are_told_at_once(
 ) -> None:
     machinery = Machinery(agent.library, agent.engines, agent.directory)
     told: list[tuple[str, ...]] = []
-    agent.engines.on_trouble = lambda: told.append(machinery.problems())
-    program = agent.engines._program
+    agent.engines.launcher.on_trouble = lambda: told.append(machinery.problems())
+    program = agent.engines.launcher.program
     broken = tmp_path / "engine"
     broken.write_text("#!/bin/sh\necho no memory\nexit 1\n")
     broken.chmod(0o755)
-    agent.engines._program = broken
+    agent.engines.launcher.program = broken
     for _ in range(2):
         with pytest.raises(RetryableError):
             await agent.engines.acquire(PoolKey("default"))
     ((problem,),) = told
     assert problem.startswith("the engine ended at its start: no memory")
-    monkeypatch.setattr(engines, "TROUBLE_SECONDS", 0.0)
+    monkeypatch.setattr(launching, "TROUBLE_SECONDS", 0.0)
     assert machinery.problems() == ()
     monkeypatch.undo()
-    agent.engines._program = program
+    agent.engines.launcher.program = program
     await agent.engines.acquire(PoolKey("default"))
     assert told[1:] == [()]
-    agent.engines._program = tmp_path / "nothing"
+    agent.engines.launcher.program = tmp_path / "nothing"
     assert machinery.problems() == (f"the engine's program {tmp_path / 'nothing'} cannot be executed",)
 
 
@@ -130,7 +130,7 @@ async def test_engines_that_do_not_start_are_told_at_once(
 def test_a_disk_on_which_nothing_can_be_kept(
     tmp_path: Path, engine_program: Path, monkeypatch: pytest.MonkeyPatch, found: dict[str, int], problem: str
 ) -> None:
-    pool = engines.Engines(engines.Settings(directory=tmp_path / "engines"), program=engine_program)
+    pool = Engines(Settings(directory=tmp_path / "engines"), program=engine_program)
     machinery = Machinery(Library(ImageSettings(directory=tmp_path / "images")), pool, tmp_path)
     usual = {"f_flag": 0, "f_bavail": 5, "f_files": 5, "f_favail": 5}
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(**(usual | found)))
@@ -138,7 +138,7 @@ def test_a_disk_on_which_nothing_can_be_kept(
 
 
 def test_a_state_directory_that_is_gone(tmp_path: Path, engine_program: Path) -> None:
-    pool = engines.Engines(engines.Settings(directory=tmp_path / "engines"), program=engine_program)
+    pool = Engines(Settings(directory=tmp_path / "engines"), program=engine_program)
     machinery = Machinery(Library(ImageSettings(directory=tmp_path / "images")), pool, tmp_path / "gone")
     (problem,) = machinery.problems()
     assert problem.endswith("cannot be used: No such file or directory")

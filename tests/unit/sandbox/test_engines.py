@@ -11,7 +11,7 @@ import pytest
 from tests.support.processes import processes_of
 from tests.support.waiting import eventually
 from tests.unit.sandbox.conftest import Sandboxes
-from wasmlet.base.errors import ConflictError, NotFoundError, RetryableError
+from wasmlet.base.errors import ConflictError, NotFoundError
 from wasmlet.sandbox import client, protocol
 from wasmlet.sandbox.client import EngineClient
 from wasmlet.sandbox.engines import Engines, PoolKey, Settings
@@ -99,6 +99,36 @@ async def test_an_engine_of_another_release_goes_on_and_takes_nothing_new(sandbo
     await eventually(lambda: state_of(sandboxes, adopted, running) == "exited", sandboxes.engines)
 
 
+async def test_launches_are_forgotten_when_they_are_over(sandboxes: Sandboxes) -> None:
+    for name in ("a", "b"):
+        await sandboxes.engines.acquire(PoolKey(name))
+    assert list(sandboxes.engines._launches) == []
+
+
+async def test_an_engine_of_the_next_protocol_goes_on_and_takes_nothing_new(
+    sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, running = await sandboxes.put("sleep")
+    monkeypatch.setattr(protocol, "PROTOCOL", old.engine.protocol + 1)
+    await sandboxes.restart()
+    (adopted,) = sandboxes.engines.handles
+    assert (adopted.old, adopted.full, state_of(sandboxes, adopted, running)) == (True, True, "running")
+    await sandboxes.engines.stop(adopted.record.id, running, grace_seconds=0)
+    await eventually(lambda: state_of(sandboxes, adopted, running) == "exited", sandboxes.engines)
+
+
+async def test_an_engine_of_a_protocol_that_is_further_away_is_ended(
+    sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, _ = await sandboxes.put("sleep")
+    monkeypatch.setattr(protocol, "PROTOCOL", old.engine.protocol + 2)
+    await sandboxes.restart()
+    assert sandboxes.engines.handles == []
+    await eventually(lambda: old.engine.pid not in processes_of(sandboxes.directory), old)
+    (killed,) = [each for each in caplog.records if each.getMessage() == "engine killed"]
+    assert f"speaks protocol {old.engine.protocol}, this agent {old.engine.protocol + 2}" in vars(killed)["why"]
+
+
 async def test_engines_are_found_again(sandboxes: Sandboxes) -> None:
     handle, running = await sandboxes.put("sleep")
     _, ended = await sandboxes.put("exit", "4")
@@ -181,25 +211,6 @@ async def test_close_leaves_engines_and_may_end_the_idle_ones(sandboxes: Sandbox
     busy, _ = await sandboxes.put("sleep")
     await sandboxes.engines.close(end_idle=True)
     await eventually(lambda: processes_of(sandboxes.directory) == [busy.engine.pid], idle)
-
-
-async def test_an_engine_that_dies_at_its_start_is_told_with_what_it_said(tmp_path: Path) -> None:
-    program = tmp_path / "engine"
-    program.write_text("#!/bin/sh\necho no such kernel >&2\nexit 1\n")
-    program.chmod(0o755)
-    made = Engines(Settings(directory=tmp_path / "engines"), program=program)
-    with pytest.raises(RetryableError, match="no such kernel"):
-        await made.acquire(PoolKey("a"))
-    assert list((tmp_path / "engines").iterdir()) == []
-    await made.close()
-
-
-async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
-    made = Engines(Settings(directory=tmp_path / "engines"), program=tmp_path / "none")
-    with pytest.raises(RetryableError, match="cannot start an engine"):
-        await made.acquire(PoolKey("a"))
-    assert list((tmp_path / "engines").iterdir()) == []
-    await made.close()
 
 
 async def test_events_missed_while_away_are_caught_up(sandboxes: Sandboxes) -> None:

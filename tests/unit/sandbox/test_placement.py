@@ -125,7 +125,7 @@ async def test_a_scope_that_is_refused_keeps_no_pod_from_starting(
     (record,) = caplog.records
     assert record.getMessage() == "engine without a place of its own"
     assert "Failed to start transient scope unit" in vars(record)["error"]
-    assert pool.launch_problem == ""
+    assert pool.launcher.problem == ""
 
 
 @pytest.mark.parametrize(("before", "after"), [("-900\n", "0"), ("0\n", "0\n"), ("500\n", "500\n")])

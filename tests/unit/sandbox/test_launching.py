@@ -1,0 +1,54 @@
+"""Engines that do not start."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import processes_of
+from tests.unit.sandbox.conftest import Sandboxes
+from wasmlet.base.errors import RetryableError, WasmletError
+from wasmlet.sandbox import launching, protocol
+from wasmlet.sandbox.engines import Engines, PoolKey, Settings
+
+
+async def test_an_engine_that_dies_at_its_start_is_told_with_what_it_said(tmp_path: Path) -> None:
+    program = tmp_path / "engine"
+    program.write_text("#!/bin/sh\necho no such kernel >&2\nexit 1\n")
+    program.chmod(0o755)
+    made = Engines(Settings(directory=tmp_path / "engines"), program=program)
+    with pytest.raises(RetryableError, match="no such kernel"):
+        await made.acquire(PoolKey("a"))
+    assert list((tmp_path / "engines").iterdir()) == []
+    await made.close()
+
+
+async def test_a_program_that_is_not_there(tmp_path: Path) -> None:
+    made = Engines(Settings(directory=tmp_path / "engines"), program=tmp_path / "none")
+    with pytest.raises(RetryableError, match="cannot start an engine"):
+        await made.acquire(PoolKey("a"))
+    assert list((tmp_path / "engines").iterdir()) == []
+    await made.close()
+
+
+async def test_a_program_of_another_protocol_is_refused_and_ended(
+    sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "PROTOCOL", protocol.PROTOCOL + 1)
+    with pytest.raises(WasmletError, match=r"speaks protocol \d+, this agent \d+; .* of one release"):
+        await sandboxes.engines.acquire(PoolKey("a"))
+    assert "speaks protocol" in sandboxes.engines.launcher.problem
+    assert (sandboxes.engines.handles, processes_of(sandboxes.directory)) == ([], [])
+    assert list((sandboxes.directory / "engines").iterdir()) == []
+
+
+async def test_an_engine_that_never_answers_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launching, "START_DEADLINE_SECONDS", 0.05)
+    program = tmp_path / "engine"
+    program.write_text("#!/bin/sh\nkill -STOP $$\n")
+    program.chmod(0o755)
+    made = Engines(Settings(directory=tmp_path / "engines"), program=program)
+    with pytest.raises(RetryableError, match="did not answer within"):
+        await made.acquire(PoolKey("a"))
+    assert list((tmp_path / "engines").iterdir()) == []
+    assert processes_of(tmp_path) == []
+    await made.close()

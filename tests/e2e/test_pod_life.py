@@ -68,10 +68,10 @@ def deletes(node: Node) -> int:
 
 def test_a_pre_stop_sleep_is_inside_the_grace_and_the_object_goes_by_one_delete(node: Node) -> None:
     sleeps = {"preStop": {"sleep": {"seconds": 5}}}
-    run(node, manifest(node, "slow", lifecycle=sleeps, terminationGracePeriodSeconds=10))
+    run(node, manifest(node, "slow", lifecycle=sleeps, terminationGracePeriodSeconds=35))
     before, begun = deletes(node), time.monotonic()
     node.kubectl("delete", "pod", "slow", WAIT)
-    assert 5 <= time.monotonic() - begun <= 11
+    assert 5 <= time.monotonic() - begun < 30
     assert deletes(node) - before == 2, "kubectl's, and the node's"
     eventually_now(lambda: events(node, "slow", "Killing") == ["Stopping container main"], "killing")
     assert events(node, "slow", "FailedPreStopHook") == []
@@ -82,7 +82,7 @@ def test_no_sleep_is_no_wait(node: Node) -> None:
     run(node, manifest(node, "hasty", lifecycle=nothing, terminationGracePeriodSeconds=30))
     begun = time.monotonic()
     node.kubectl("delete", "pod", "hasty", WAIT)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 25
 
 
 def test_hooks_ask_over_http(node: Node) -> None:

@@ -225,7 +225,7 @@ async def test_a_module_or_config_that_is_too_large_is_refused_before_its_downlo
 async def test_every_failure_has_kubernetes_reason_and_names_the_image(
     library: Library, reference: str, policy: PullPolicy, reason: str
 ) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(UserError if "/x" not in reference else RetryableError) as caught:
             await library.ensure(reference, pull_policy=policy)
     assert caught.value.reason == reason

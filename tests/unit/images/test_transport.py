@@ -60,7 +60,7 @@ async def test_plain_http_is_not_decided_by_a_registry_that_is_down(transport: T
 
 
 async def test_a_name_that_does_not_resolve_is_said_at_once(transport: Transport) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with pytest.raises(RetryableError, match=r"cannot resolve the name of registry\.invalid"):
             await get(transport, "https://registry.invalid/v2/")
 

@@ -132,7 +132,7 @@ async def test_the_time_that_the_server_names_is_kept(api: FakeApi, client: Clie
     api.behaviours.append(times(1, lambda: status(429, "TooManyRequests", "", headers={"Retry-After": "1"})))
     began = time.monotonic()
     await client.list(PODS)
-    assert 1.0 <= time.monotonic() - began < 3.0
+    assert 1.0 <= time.monotonic() - began < 20
     api.behaviours.append(times(1, lambda: status(429, "TooManyRequests", "", headers={"Retry-After": "60"})))
     with pytest.raises(RetryableError) as raised:
         await client.list(PODS)
@@ -254,13 +254,19 @@ async def test_an_answer_that_is_no_list(api: FakeApi, client: Client, content: 
 
 async def test_requests_come_at_the_agreed_rate(api: FakeApi) -> None:
     client = Client(api.access, settings=dataclasses.replace(IMPATIENT, queries_per_second=20, burst=5))
-    heartbeats = client.sharing(queries_per_second=None)
     began = time.monotonic()
     await asyncio.gather(*(client.list(PODS) for _ in range(10)))
     assert time.monotonic() - began >= 0.2
-    began = time.monotonic()
-    await heartbeats.list(PODS)
-    assert time.monotonic() - began < 0.2
+    await client.close()
+
+
+async def test_heartbeats_do_not_wait_for_the_others(api: FakeApi) -> None:
+    client = Client(api.access, settings=dataclasses.replace(IMPATIENT, queries_per_second=0.001, burst=1))
+    heartbeats = client.sharing(queries_per_second=None)
+    await client.list(PODS)
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            await heartbeats.list(PODS)
     await client.close()
     with pytest.raises(RetryableError, match="was closed"):
         await heartbeats.list(PODS)

@@ -29,7 +29,7 @@ async def recorder(client: Client) -> AsyncIterator[Recorder]:
 
 
 async def flush(recorder: Recorder) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         await recorder.flush()
 
 

@@ -74,7 +74,7 @@ async def first_report(probe: Probe, execute: Execute = run_nothing, **fields: o
     facts.container("main").attempts.append(Attempt(number=0, id="s", engine="e", created_at=1, started_at=1))
     prober.sync(made, facts, fresh=True)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             return await reports.get()
     finally:
         await prober.close()

@@ -15,7 +15,7 @@ def told(number: int) -> News:
 
 async def seen(watch: Watch) -> Watch:
     """The watch, once there is something new."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         return await anext(aiter(watch))
 
 

@@ -65,10 +65,14 @@ def find(tree: Tree, word: str, *, search: str, working_directory: str) -> Progr
     return Program(module, file.digest, posixpath.basename(path), file.size_bytes, function)
 
 
-def _found(tree: Tree, word: str, search: str, working_directory: str) -> tuple[str, File, str]:
+def readings(word: str) -> list[tuple[str, str]]:
+    """What `word` may mean, the likeliest first: a file's name, and its function to call ("" is the usual one)."""
     name, separator, function = word.rpartition("#")
-    words = [(word, ""), *([(name, function)] if separator and name else [])]  # `#` may be part of a file's name
-    for named, wanted in words:
+    return [(word, ""), *([(name, function)] if separator and name else [])]  # `#` may be part of a file's name
+
+
+def _found(tree: Tree, word: str, search: str, working_directory: str) -> tuple[str, File, str]:
+    for named, wanted in readings(word):
         for candidate in _candidates(named, search, working_directory):
             try:
                 path, there = tree.files.find(candidate)

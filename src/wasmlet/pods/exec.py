@@ -2,7 +2,8 @@
 
 `command[0]` names another module of the container when it is a path (it has a slash, or ends in `.wasm`): it is
 looked up in the container's root and mounts as the guest sees them, and never beyond them, whatever links a guest has
-planted there. In an image of files another word is looked up in the container's PATH. The container's own program
+planted there. In an image of files another word is looked up in the container's PATH. What follows `#` is the function
+to call in the place of the usual one, as at a container's start. The container's own program
 answers to its file's and its container's name and to its argv[0]; every other word (`sh`, `cat`) names nothing: the own
 program run in its place would do something else, and say it went well.
 
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from wasmlet.base import beneath
 from wasmlet.base.errors import ConflictError, GuestError, NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.images.programs import readings
 from wasmlet.kube.types import Container
 from wasmlet.pods.facts import Attempt, Directory
 from wasmlet.pods.rooms import Rooms
@@ -96,7 +98,7 @@ async def prepare(
         raise UserError("there is no command to run")
     container, attempt = running(worker, name)
     artifact, own = None, own_names(container, attempt)
-    is_path = "/" in command[0] or command[0].endswith(".wasm")
+    is_path = any("/" in name or name.endswith(".wasm") for name, _ in readings(command[0]))
     if is_path or (attempt.search and command[0] not in own):
         artifact = await _compiled(rooms, container, attempt, command[0])
     elif command[0] not in own:
@@ -151,43 +153,50 @@ def own_names(container: Container, attempt: Attempt) -> list[str]:
     return [file.removesuffix(".wasm"), file, container.name, first, posixpath.basename(first)]
 
 
-async def _compiled(rooms: Rooms, container: Container, attempt: Attempt, name: str) -> protocol.Artifact | None:
-    """The artifact of the file that `name` stands for; None for the container's own module."""
+async def _compiled(rooms: Rooms, container: Container, attempt: Attempt, word: str) -> protocol.Artifact | None:
+    """The artifact of the file that `word` stands for, and its function; None for the container's own module."""
     compatibility = rooms.engines.compatibility(attempt.engine)
     working_dir = attempt.working_dir or container.working_dir or "/"
+    candidates = _candidates(attempt, working_dir, word)
     try:
-        descriptor = await asyncio.to_thread(_open_first, attempt.directories, _candidates(attempt, working_dir, name))
+        descriptor, function = await asyncio.to_thread(_open_first, attempt.directories, candidates)
     except NotFoundError as error:
-        if name in own_names(container, attempt):
+        if word in own_names(container, attempt):
             return None
         raise NotFoundError(
-            f"{name} is not in container {container.name!r}",
+            f"{word} is not in container {container.name!r}",
             hint="only WebAssembly modules in the container's root or mounts can be run; there is no shell beside them",
             reason=COMMAND_NOT_FOUND,
         ) from error
     try:
-        digest = await asyncio.to_thread(_digest, descriptor, name)
+        digest = await asyncio.to_thread(_digest, descriptor, word)
         module = beneath.descriptor_path(descriptor)
-        artifact, compiled = await rooms.artifacts.ensure(module, digest=digest, compatibility=compatibility)
+        artifact, compiled = await rooms.artifacts.ensure(
+            module, digest=digest, compatibility=compatibility, function=function
+        )
     finally:
         os.close(descriptor)
     if compiled.kind != "command":
-        raise GuestError(f"{name} serves HTTP: it is no command", reason="NoEntryPoint")
+        raise GuestError(f"{word} serves HTTP: it is no command", reason="NoEntryPoint")
     return artifact
 
 
-def _candidates(attempt: Attempt, working_dir: str, name: str) -> list[str]:
-    """The paths that a command may stand for, the likeliest first."""
-    places = attempt.search.split(":") if "/" not in name and attempt.search else []
-    return [posixpath.join("/", working_dir, place, name) for place in (*places, "")]
+def _candidates(attempt: Attempt, working_dir: str, word: str) -> list[tuple[str, str]]:
+    """The paths that a command may stand for, the likeliest first, each with the function to call."""
+    found = []
+    for name, function in readings(word):
+        places = attempt.search.split(":") if "/" not in name and attempt.search else []
+        found += [(posixpath.join("/", working_dir, place, name), function) for place in (*places, "")]
+    return found
 
 
-def _open_first(directories: Sequence[Directory], paths: Sequence[str]) -> int:
-    """As `_open`, of the first of `paths` that is there."""
-    for path in paths[:-1]:
+def _open_first(directories: Sequence[Directory], candidates: Sequence[tuple[str, str]]) -> tuple[int, str]:
+    """As `_open`, of the first of `candidates` that is there; and its function."""
+    for path, function in candidates[:-1]:
         with contextlib.suppress(NotFoundError):
-            return _open(directories, path)
-    return _open(directories, paths[-1])
+            return _open(directories, path), function
+    path, function = candidates[-1]
+    return _open(directories, path), function
 
 
 def _open(directories: Sequence[Directory], name: str) -> int:

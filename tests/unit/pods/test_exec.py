@@ -43,6 +43,19 @@ async def test_a_module_is_found_where_the_guest_sees_it_also_by_the_next_agent(
         assert (await agent.dispatch.exec(submitted.uid, "main", [own], stdin=False))[1].artifact is None
 
 
+async def test_a_function_of_a_module_in_a_mount(agent: Agent) -> None:
+    submitted, data = await running(agent)
+    shutil.copy(guest("exit"), data / "in" / "tools" / "exit.wasm")
+    for path in ("/tools/exit.wasm#_start", "tools/exit.wasm#_start"):
+        _, spec = await agent.dispatch.exec(submitted.uid, "main", [path], stdin=False)
+        assert spec.artifact is not None
+        assert (spec.args, spec.artifact.function) == ([path], "_start")
+    for named in ("exit.wasm#_start", "main#_start"):
+        with pytest.raises(NotFoundError, match="in container 'main'") as raised:
+            await agent.dispatch.exec(submitted.uid, "main", [named], stdin=False)
+        assert raised.value.reason == COMMAND_NOT_FOUND
+
+
 async def test_links_that_a_guest_plants_lead_nowhere(agent: Agent, tmp_path: Path) -> None:
     submitted, data = await running(agent)
     outside = tmp_path / "outside"

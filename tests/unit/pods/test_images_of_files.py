@@ -205,6 +205,29 @@ async def test_exec_finds_programs_of_the_image(agent: Agent) -> None:
         await executing.execute(worker._rooms, worker, "main", ["elf"])
 
 
+async def test_exec_calls_the_function_that_is_named(agent: Agent) -> None:
+    other = ENV.replace(b"\6_start", b"\6_other")
+    contents = {"app.wasm": guest("sleep").read_bytes(), "bin/tool": other, "bin/odd#name": ENV}
+    contents["bin/functions"] = base64.b64decode(FUNCTIONS)
+    submitted = pod(image(agent, files(contents), Entrypoint=["/app.wasm#_start"], Env=["PATH=/bin"]))
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    worker = agent.worker(submitted)
+
+    async def executed(command: str) -> executing.Finished:
+        return await executing.execute(worker._rooms, worker, "main", [command])
+
+    for command in ("/bin/tool#_other", "tool#_other", "/bin/odd#name", "odd#name"):
+        assert f"argv[0]={command}" in (await executed(command)).output
+    assert [(await executed(f"functions#{name}")).exit_code for name in ("migrate", "check")] == [7, 0]
+    with pytest.raises(GuestError, match="exports no function none") as raised:
+        await executed("/bin/tool#none")
+    assert raised.value.reason == "NoEntryPoint"
+    with pytest.raises(NotFoundError, match=r"/bin/none#_start is not in container") as absent:
+        await executed("/bin/none#_start")
+    assert absent.value.reason == executing.COMMAND_NOT_FOUND
+
+
 async def test_a_function_of_a_module_may_be_named(agent: Agent) -> None:
     module = ENV.replace(b"\6_start", b"\6_other")
     reference = image(agent, files({"app.wasm": module, "odd#name": ENV}), Entrypoint=["/app.wasm#_other", "x"])

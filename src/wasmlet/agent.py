@@ -39,7 +39,6 @@ from wasmlet.pods.directories import Directories
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
-from wasmlet.pods.static import StaticSource
 from wasmlet.sandbox import artifacts, engines, placement, users
 from wasmlet.sandbox.engines import Access
 from wasmlet.sandbox.namespace import Namespace
@@ -384,6 +383,8 @@ def _placement(config: Config) -> placement.Placement:
 
 def _start_static(directory: Path, dispatch: Dispatch, node_name: str, stack: contextlib.AsyncExitStack) -> None:
     """Static pods; they wait for no API server."""
+    from wasmlet.pods.static import StaticSource  # noqa: PLC0415  # with it comes YAML, which few agents need
+
     tasks = Tasks()
     stack.push_async_callback(tasks.close)
     tasks.start(StaticSource(directory, dispatch, node_name=node_name).run(), name="static pods")

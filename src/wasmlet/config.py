@@ -26,6 +26,10 @@ NetworkMode = Literal["podcidr", "host"]
 NETWORK_MODES: tuple[NetworkMode, ...] = ("podcidr", "host")
 
 MAX_PORT = 65535
+
+KUBECONFIG_NAME = "kubeconfig"
+"""The identity that `wasmlet join` keeps in the state directory."""
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=MAX_PORT)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]

@@ -25,12 +25,9 @@ from wasmlet.base.errors import (
     UserError,
     WasmletError,
 )
-from wasmlet.config import Config, make_state_directory
+from wasmlet.config import KUBECONFIG_NAME, Config, make_state_directory
 
 SOCKET_NAME = "agent.sock"
-KUBECONFIG_NAME = "kubeconfig"
-"""The identity that `wasmlet join` keeps in the state directory."""
-
 LOG_NAME = "agent.log"
 DISK_HINT = "see to the disk and its space"
 START_DEADLINE_SECONDS = 30.0

@@ -10,7 +10,6 @@ import click
 from wasmlet import agent, config
 from wasmlet.base import beneath
 from wasmlet.base.errors import ConflictError, WasmletError
-from wasmlet.cli.connect import KUBECONFIG_NAME
 
 
 @click.command("leave")
@@ -22,7 +21,7 @@ def leave_command(state: str | None, force: bool) -> None:
     The agent has to be stopped, and the cluster's pods gone, before. The Node object is for administrators to delete.
     """
     settings = config.load(state=state)
-    identity = settings.state / KUBECONFIG_NAME
+    identity = settings.state / config.KUBECONFIG_NAME
     node = _node_of(identity)
     try:
         removed = asyncio.run(agent.leave(settings, force=force))

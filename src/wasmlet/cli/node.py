@@ -15,7 +15,6 @@ import click
 
 from wasmlet import agent, config
 from wasmlet.base.errors import NotFoundError, UserError
-from wasmlet.cli.connect import KUBECONFIG_NAME
 
 if TYPE_CHECKING:
     from wasmlet.cluster import Settings as ClusterSettings
@@ -24,6 +23,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+SWITCH_SECONDS: Final = 0.0005
+"""After how long a thread that computes gives way to the event loop, which lets go of the interpreter at each system
+call. With Python's own 5 ms a pod takes 1.4 times as long to be Ready (docs/decisions/0005)."""
 
 MAX_TOKEN_CHARACTERS: Final = 1024
 """Far more than a bootstrap token has."""
@@ -108,8 +111,9 @@ def node_command(
     logging.basicConfig(level=log_level.upper(), handlers=[_handler()])
     settings = config.load(state=state, network=network, image_policy=image_policy)
     idle_seconds = settings.file.agent_idle_seconds if idle else None
+    sys.setswitchinterval(SWITCH_SECONDS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        identity = Path(kubeconfig) if kubeconfig else settings.state / KUBECONFIG_NAME
+        identity = Path(kubeconfig) if kubeconfig else settings.state / config.KUBECONFIG_NAME
         joins = bool(kubeconfig or bootstrap_kubeconfig) or identity.exists()
         cluster = None
         if joins and not idle:
@@ -248,7 +252,7 @@ def join_command(
     settings = config.load(state=state)
     joining = bootstrap.Joining(
         node=node_name or settings.node_name,
-        kubeconfig=settings.state / KUBECONFIG_NAME,
+        kubeconfig=settings.state / config.KUBECONFIG_NAME,
         pki_directory=settings.state / "pki",
     )
     config.make_state_directory(settings)

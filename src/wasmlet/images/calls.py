@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
-import aiohttp
-
+from wasmlet.base.http import aiohttp
 from wasmlet.images.credentials import Credential
 from wasmlet.images.hosts import Capability, Endpoint
 from wasmlet.images.reference import Reference

@@ -7,10 +7,10 @@ import re
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import aiohttp
 import msgspec
 
 from wasmlet.base.errors import NotFoundError, RetryableError, WasmletError
+from wasmlet.base.http import aiohttp
 from wasmlet.images.credentials import Credential
 from wasmlet.images.manifest import shown
 from wasmlet.images.transport import PassingError, RegistryError, Transport

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, Final, Protocol
 from urllib.parse import urljoin
 
-import aiohttp
 from yarl import URL
 
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.http import aiohttp
 from wasmlet.images.authentication import Authenticator, Scope, parse_challenges
 from wasmlet.images.calls import Call, elsewhere, reading
 from wasmlet.images.credentials import Credential

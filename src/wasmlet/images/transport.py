@@ -19,10 +19,10 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-import aiohttp
 from yarl import URL
 
 from wasmlet.base.errors import Fault, RetryableError, UserError
+from wasmlet.base.http import aiohttp
 from wasmlet.base.sockets import Sockets
 from wasmlet.images import proxies
 from wasmlet.images.settings import Settings

@@ -21,11 +21,11 @@ import msgspec
 
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.base.files import read_if_present, write_atomically
-from wasmlet.images import keyless, policy
+from wasmlet.images import keyless
 from wasmlet.images.credentials import Credential
 from wasmlet.images.ingest import translated
 from wasmlet.images.keys import Key
-from wasmlet.images.policy import REASON, Demand, Policy, Vouchers
+from wasmlet.images.policy import REASON, Demand, Identity, Policy, Vouchers
 from wasmlet.images.reference import LocalFile, Reference, is_digest
 from wasmlet.images.signatures import NoVoucherError, check_payload, read_signature, verify_bundle
 from wasmlet.images.threads import in_thread
@@ -115,9 +115,7 @@ class Trust:
         if known is not None and _marks(known[0].files) == known[1]:
             return known[0]
         marks = _marks([file])
-        found = policy.load(file)
-        if found.wants_identities:
-            keyless.check_available()
+        found = _load(file)
         # A file that changed while it was read has other marks the next time.
         self._policies[file] = found, (*marks, *_marks(found.files)[1:])
         return found
@@ -151,8 +149,16 @@ def check_file(file: Path) -> None:
     Raises:
         UserError: It cannot be read, says something that cannot be, or needs what is not installed.
     """
-    if policy.load(file).wants_identities:
+    _load(file)
+
+
+def _load(file: Path) -> Policy:
+    from wasmlet.images import policy_file  # noqa: PLC0415  # without a policy an agent starts without YAML
+
+    found = policy_file.load(file)
+    if found.wants_identities:
         keyless.check_available()
+    return found
 
 
 class _Search:
@@ -304,7 +310,7 @@ def _signer(keys: Sequence[Key], content: bytes, signature: bytes) -> Key:
     raise NoVoucherError("by another key")
 
 
-def _identity_voucher(identity: policy.Identity) -> str:
+def _identity_voucher(identity: Identity) -> str:
     return f"identity:{identity.issuer} {identity.subject}"
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import urlsplit
 
-import aiohttp
 from yarl import URL
 
 from wasmlet import __version__
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
+from wasmlet.base.http import aiohttp
 from wasmlet.base.sockets import Sockets
 from wasmlet.kube.credentials import UNUSABLE_CREDENTIALS, Credentials, Identity, tls_context
 from wasmlet.kube.errors import UnreachableError

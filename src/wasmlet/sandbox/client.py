@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import aiohttp
 import msgspec
 
 from wasmlet.base.errors import WasmletError
+from wasmlet.base.http import aiohttp
 from wasmlet.sandbox import protocol
 from wasmlet.sandbox.exec_stream import ExecStream
 from wasmlet.sandbox.refusals import SOCKET_NAME, EngineGoneError, error_from

@@ -423,8 +423,8 @@ async def test_a_local_file_is_used_where_it_lies(library: Library, module_file:
     await refusing.close()
 
 
-def test_the_network_is_imported_only_when_it_is_used() -> None:
-    code = "import sys, wasmlet.images.library; assert not {'aiohttp', 'cryptography'} & set(sys.modules)"
+def test_the_network_and_yaml_are_imported_only_when_they_are_used() -> None:
+    code = "import sys, wasmlet.images.library; assert not {'aiohttp', 'cryptography', 'yaml'} & set(sys.modules)"
     environment = os.environ | {"PYTHONPATH": "src"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=Path(__file__).parents[3])
 

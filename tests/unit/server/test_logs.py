@@ -318,7 +318,7 @@ async def test_a_follower_that_leaves_leaves_nothing_behind(api: Api, agent: Age
 
 async def test_closing_the_server_ends_followers(api: Api, still: Still) -> None:
     """At once: it does not wait for their requests to end."""
-    api.server._runner._shutdown_timeout = 3600  # type: ignore[union-attr]
+    api.server._runner._shutdown_timeout = 3600
     pod = still()
     pod.attempt()
     pod.write("a")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.support.cosign import Signer
 from wasmlet.base.errors import UserError
-from wasmlet.images import policy
-from wasmlet.images.policy import Identity, Vouchers, load, parse
+from wasmlet.images.policy import Demand, Identity, Vouchers
+from wasmlet.images.policy_file import MAX_POLICY_BYTES, load, parse
 from wasmlet.images.reference import parse as parse_reference
 
 DIGEST = f"sha256:{'a' * 64}"
@@ -46,7 +46,7 @@ rules:
     assert found.files == (tmp_path / "policy.yaml", tmp_path / "team.pub")
     assert found.wants_identities
 
-    def demanded(name: str) -> policy.Demand:
+    def demanded(name: str) -> Demand:
         return found.demand(parse_reference(name))
 
     assert demanded("other.example/x").allowance == "never"
@@ -108,7 +108,7 @@ def test_a_broken_policy_says_where(tmp_path: Path, text: str, why: str) -> None
 def test_a_policy_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"{tmp_path}/none: it cannot be read: No such file"):
         load(tmp_path / "none")
-    (tmp_path / "large").write_bytes(b"#" * (policy.MAX_POLICY_BYTES + 1))
+    (tmp_path / "large").write_bytes(b"#" * (MAX_POLICY_BYTES + 1))
     with pytest.raises(UserError, match="longer than"):
         load(tmp_path / "large")
     with pytest.raises(UserError, match=rf"{tmp_path}: it is no regular file"):

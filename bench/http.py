@@ -120,9 +120,9 @@ async def _neighbours() -> list[Row]:
     found = []
     async with _site() as quiet_site:
         for _ in range(PAIRS):
-            quiet = await _load(quiet_site, connections=1, seconds=2)
+            quiet = await _load(quiet_site, connections=1)
             async with _spinning(quiet_site, SPINNING):
-                busy = await _load(quiet_site, connections=1, seconds=2)
+                busy = await _load(quiet_site, connections=1)
             found.append((busy.p99 / quiet.p99, quiet, busy))
     ratio, quiet, busy = sorted(found, key=lambda each: each[0])[PAIRS // 2]
     shown = f"{ratio:.2f} × ({quiet.p99 * 1000:.2f} → {busy.p99 * 1000:.2f} ms)"

@@ -250,9 +250,9 @@ async def _site(guest: Path = GUEST, **changes: int | None) -> AsyncIterator[str
         yield address
 
 
-async def _load(address: str, *, connections: int = CONNECTIONS, seconds: int = LOAD_SECONDS) -> Load:
+async def _load(address: str, *, connections: int = CONNECTIONS) -> Load:
     process = await asyncio.create_subprocess_exec(
-        "wrk", "-t1", f"-c{connections}", f"-d{seconds}", "--latency", f"http://{address}:{PORT}/",
+        "wrk", "-t1", f"-c{connections}", f"-d{LOAD_SECONDS}", "--latency", f"http://{address}:{PORT}/",
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     output, _ = await process.communicate()

@@ -32,6 +32,9 @@ LOG_NAME = "agent.log"
 DISK_HINT = "see to the disk and its space"
 START_DEADLINE_SECONDS = 30.0
 START_POLL_SECONDS = 0.05
+ANSWER_SECONDS = 60.0
+"""Whoever is asked for its release answers in milliseconds; one that does not is stopped, or stuck."""
+
 READ_BYTES = 64 * 1024
 STREAM_LIMIT_BYTES = 16 * 1024 * 1024
 
@@ -96,14 +99,14 @@ async def reach(config: Config) -> Agent:
     """The agent of the state directory, started when there is none.
 
     Raises:
-        AgentAwayError: One holds the directory and does not answer.
+        RetryableError: One holds the directory and does not answer.
         ConflictError: It is of another release.
         WasmletError: None can be started.
     """
     agent, deadline, has_started = Agent(config), time.monotonic() + START_DEADLINE_SECONDS, False
     while True:
         try:
-            version = await agent.call("GET", "/version", dict[str, Any])
+            version = await _version(agent)
         except AgentAwayError:
             if time.monotonic() > deadline:
                 raise
@@ -125,7 +128,7 @@ async def find(config: Config) -> Agent | None:
     """The agent of the state directory, if one runs; commands that only look start none, unless pods wait for one."""
     agent = Agent(config)
     try:
-        await agent.call("GET", "/version", dict[str, Any])
+        await _version(agent)
     except AgentAwayError:
         pods = config.state / "pods"
         if config.state.exists() and not os.access(config.state, os.R_OK | os.X_OK):
@@ -138,6 +141,24 @@ async def find(config: Config) -> Agent | None:
             ) from None
         return await reach(config) if pods.is_dir() and any(pods.iterdir()) else None
     return agent
+
+
+async def _version(agent: Agent) -> dict[str, Any]:
+    """What the agent says of itself.
+
+    Raises:
+        AgentAwayError: No agent there.
+        RetryableError: It does not answer.
+    """
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await agent.call("GET", "/version", dict[str, Any])
+    except TimeoutError:
+        state = agent.config.state
+        raise RetryableError(
+            f"the agent of {state} has not answered for {ANSWER_SECONDS:g} s",
+            hint=f"see {state / LOG_NAME}; it is the process in {state / 'agent.lock'}; pods live on without it",
+        ) from None
 
 
 def start(config: Config) -> None:

@@ -156,12 +156,12 @@ def prune_command(state: str | None, everything: bool) -> None:
         used = {name for each in pods for name in _used_by(each)}
         library = _library(settings)
         try:
-            freed = 0
+            freed = await library.remove_unneeded(older_than_seconds=PRUNED_SECONDS)
             for image in await library.images() if everything else []:
                 if used.isdisjoint((image.reference, image.image_id)):
                     freed += await library.discard(image.reference)
                     click.echo(image.reference)
-            return freed + await library.remove_unneeded(older_than_seconds=PRUNED_SECONDS)
+            return freed
         finally:
             await library.close()
 

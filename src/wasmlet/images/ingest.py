@@ -18,7 +18,7 @@ from wasmlet.base.errors import RetryableError, UserError
 from wasmlet.images.manifest import Descriptor
 
 _MOST_VECTORS: Final = 1024  # IOV_MAX of Linux
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -34,7 +34,7 @@ def translated(path: Path, act: str) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"cannot {act} the image store {path}: {error.strerror or error}"
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise RetryableError(message, hint="free some space, or remove images that are not used") from error
         if error.errno in _FORBIDDEN:
             raise UserError(message, hint="check the directory's owner and mode, or choose another one") from error

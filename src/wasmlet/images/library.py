@@ -342,7 +342,7 @@ class Library:
 
     def _chains(self, entry: Entry) -> set[str]:
         """The names of the trees that an image may have: as a container's root, and as a volume."""
-        content, chains = self._store.find(entry.name), set[str]()
+        content, chains = self._store.content(entry), set[str]()
         if content is None:
             return chains
         for for_files in (False, True):

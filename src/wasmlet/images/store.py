@@ -30,7 +30,7 @@ from wasmlet.base.files import read_if_present, write_atomically
 from wasmlet.images.access import Access
 from wasmlet.images.collection import Disk
 from wasmlet.images.entries import ACCESS, Entry, decode, descriptor_of, from_raw, name_of, to_raw
-from wasmlet.images.ingest import Ingest, sweep, translated
+from wasmlet.images.ingest import FULL, Ingest, sweep, translated
 from wasmlet.images.manifest import (
     MAX_MANIFEST_BYTES,
     OCI_INDEX,
@@ -191,6 +191,11 @@ class Store:
                     self._write(descriptors)
                 return
 
+    def content(self, entry: Entry) -> Content | None:
+        """The image of an entry; a damaged one counts as absent."""
+        with translated(self.directory, "read"):
+            return self._content(entry)
+
     def find(self, name: str) -> Content | None:
         """The complete image of that name; a damaged one counts as absent."""
         return self._first(lambda entry: entry.name == name)
@@ -228,10 +233,17 @@ class Store:
             if not gone:
                 raise NotFoundError(f"image {name} is not in the store", hint="`wasmlet images` lists what is")
             kept = [found for found in descriptors if name_of(found) != name]
+            unneeded = self._reachable(gone) - self._reachable(kept) - set(in_use)
             # The entry goes first: killed in between, we leave orphans, never an image without its blobs.
-            self._write(kept)
-            needed = self._reachable(kept) | set(in_use)
-            return sum(_unlink(self.path(digest)) for digest in self._reachable(gone) - needed)
+            try:
+                self._write(kept)
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                freed = self._unlink(unneeded)  # what stays an entry for a moment counts as absent
+                self._write(kept)
+                return freed
+            return self._unlink(unneeded)
 
     def remove_unneeded(self, *, older_than_seconds: float, in_use: Collection[str] = ()) -> int:
         """Remove what no image needs: blobs that a moved tag or a killed process left; the bytes that this frees.
@@ -324,6 +336,10 @@ class Store:
             _log.warning("the image store's index was damaged and begins anew", extra={"kept": str(kept)})
         document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": descriptors}
         write_atomically(self._index, msgspec.json.encode(document))
+
+    def _unlink(self, digests: Collection[str]) -> int:
+        """Remove blobs; the bytes that this frees."""
+        return sum(_unlink(self.path(digest)) for digest in digests)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

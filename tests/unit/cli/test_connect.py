@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,15 @@ def test_a_nodes_state_is_not_served_by_the_way(command: Command) -> None:
     refused = command.run("run", str(guest("hello")))
     assert refused.returncode == 2
     assert b"wasmlet node" in refused.stderr
+
+
+async def test_an_agent_that_takes_a_question_and_never_answers(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "ANSWER_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(config.state / connect.SOCKET_NAME))
+        silent.listen()
+        for ask in (connect.find, connect.reach):
+            with pytest.raises(RetryableError, match=r"has not answered for 0.2 s; see .*agent.log"):
+                await ask(config)

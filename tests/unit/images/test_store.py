@@ -1,5 +1,6 @@
 """The store on disk: complete images, shared by processes, through kills and damage."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ from unittest import mock
 
 import pytest
 
+from tests.support.disks import small_disk
 from wasmlet.base.errors import NotFoundError, RetryableError
 from wasmlet.images import store as store_module
 from wasmlet.images.entries import REFERENCE_NAME, Entry
@@ -248,3 +250,18 @@ def test_a_kill_leaves_a_store_that_works(store: Store, where: str) -> None:
     assert after.find(NAME) is None
     add_image(after)
     assert after.find(NAME) is not None
+
+
+def test_a_full_disk_is_no_reason_to_keep_an_image(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", size="1m") as disk:
+        store = Store(disk / "images")
+        add_image(store, "example.test/kept:v1", b"kept")
+        add_image(store, module=bytes(100_000))
+        with contextlib.suppress(OSError), (disk / "full").open("wb", buffering=0) as full:
+            while full.write(bytes(4096)):
+                pass
+        with pytest.raises(RetryableError, match="No space left"):
+            add_image(store, "example.test/more:v1", b"more")
+        assert store.remove(NAME, in_use=()) > 100_000
+        assert [entry.name for entry in store.entries()] == ["example.test/kept:v1"]
+        assert found(store, "example.test/kept:v1").config == b"{}"

@@ -184,7 +184,7 @@ def held_state(config: Config) -> Iterator[None]:
             holder = lock.read().strip() or "unknown"
             raise StateHeldError(
                 f"another agent (process {holder}) serves the state directory {config.state}",
-                hint="use that one, or give this one a directory of its own with --state",
+                hint=f"end it, which ends no pod: kill {holder}; or choose another directory with --state",
                 holder=holder,
             ) from None
         _write_holder(lock.fileno(), config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import click
@@ -10,6 +11,7 @@ import click
 from wasmlet import agent, config
 from wasmlet.base import beneath
 from wasmlet.base.errors import ConflictError, WasmletError
+from wasmlet.cli.node import log_handler
 
 
 @click.command("leave")
@@ -20,6 +22,7 @@ def leave_command(state: str | None, force: bool) -> None:
 
     The agent has to be stopped, and the cluster's pods gone, before. The Node object is for administrators to delete.
     """
+    logging.basicConfig(level="ERROR", handlers=[log_handler()])  # what goes is what was asked for
     settings = config.load(state=state)
     identity = settings.state / config.KUBECONFIG_NAME
     node = _node_of(identity)

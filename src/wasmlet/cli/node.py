@@ -108,7 +108,7 @@ def node_command(
 
     With --kubeconfig or --bootstrap-kubeconfig, or after `wasmlet join`, it is a node of a Kubernetes cluster.
     """
-    logging.basicConfig(level=log_level.upper(), handlers=[_handler()])
+    logging.basicConfig(level=log_level.upper(), handlers=[log_handler()])
     settings = config.load(state=state, network=network, image_policy=image_policy)
     idle_seconds = settings.file.agent_idle_seconds if idle else None
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -248,7 +248,7 @@ def join_command(
         token = token_file.read(MAX_TOKEN_CHARACTERS).strip()
     if not token:
         raise UserError("joining needs a bootstrap token", hint="give it by --token, --token-file or WASMLET_TOKEN")
-    logging.basicConfig(level="INFO", handlers=[_handler()])
+    logging.basicConfig(level="INFO", handlers=[log_handler()])
     settings = config.load(state=state)
     joining = bootstrap.Joining(
         node=node_name or settings.node_name,
@@ -299,7 +299,8 @@ class _Logfmt(logging.Formatter):
         return " ".join(f"{key}={_quoted(_shown(value))}" for key, value in fields.items())
 
 
-def _handler() -> logging.Handler:
+def log_handler() -> logging.Handler:
+    """Writes records of the log to standard error, one logfmt line each."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Logfmt())
     return handler

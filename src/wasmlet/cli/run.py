@@ -145,29 +145,32 @@ async def _detached(settings: config.Config, bundles: list[Bundle]) -> int:
     """All of them, or none: one that cannot start takes the others with it."""
     agent = await connect.reach(settings)
     async with _submitted(agent, bundles):
-        for bundle in bundles:
-            await _until_started(agent, bundle)
+        accounts = [await _until_started(agent, bundle) for bundle in bundles]
+    runs = [run for account in accounts if account is not None for run in account.runs]
+    for address in (address for run in runs if run.started for address in run.serves):
+        click.echo(address, err=True)
     for bundle in bundles:
         click.echo(bundle.pod.metadata.name)
     return 0
 
 
-async def _until_started(agent: Agent, bundle: Bundle) -> None:
-    """Return when something of the pod runs.
+async def _until_started(agent: Agent, bundle: Bundle) -> Account | None:
+    """The pod as soon as something of it runs.
 
     Raises:
         StartFailedError: It cannot start.
     """
-    show = _shower()
+    show, account = _shower(), None
     async for line in agent.lines(f"/pods/{bundle.uid}/watch"):
         frame = msgspec.json.decode(line, type=Frame)
         show(frame)
-        account = frame.account
-        if account is None:
+        if frame.account is None:
             continue
+        account = frame.account
         Follower.raise_failed_start(account)
         if account.stage in ("ended", "gone") or any(run.started for run in account.runs):
-            return
+            break
+    return account
 
 
 def _shower() -> Callable[[Frame], None]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from wasmlet.images.registry import Registry
 
 _READ_SIZE: Final = 1 << 20
+_PREAMBLE_BYTES: Final = 8
+_MAX_LENGTH_BYTES: Final = 5
+"""Of a u32 in LEB128."""
 
 
 async def push_module(
@@ -75,11 +78,25 @@ def _open(path: Path) -> BinaryIO:
     return stream
 
 
+def _is_whole(stream: BinaryIO, size_bytes: int) -> bool:
+    """Whether the file's sections (id, length, content) end where it ends; so they do in modules and components."""
+    position = _PREAMBLE_BYTES
+    while position < size_bytes:
+        stream.seek(position)
+        head = stream.read(1 + _MAX_LENGTH_BYTES)[1:]
+        last = next((number for number, byte in enumerate(head) if byte < 0x80), None)
+        if last is None:
+            return False
+        length = sum((byte & 0x7F) << 7 * number for number, byte in enumerate(head[: last + 1]))
+        position += 1 + last + 1 + length
+    return position == size_bytes
+
+
 async def _describe(stream: BinaryIO, path: Path) -> tuple[Descriptor, Binary]:
     """The module's descriptor, and what kind it is.
 
     Raises:
-        UserError: It is not Wasm.
+        UserError: It is not Wasm, or not all of it.
     """
     digest, size_bytes = hashlib.sha256(), 0
     content = await in_thread(stream.read, _READ_SIZE)
@@ -91,6 +108,9 @@ async def _describe(stream: BinaryIO, path: Path) -> tuple[Descriptor, Binary]:
         await in_thread(digest.update, content)
         size_bytes += len(content)
         content = await in_thread(stream.read, _READ_SIZE)
+    if not await in_thread(_is_whole, stream, size_bytes):
+        raise UserError(f"cannot use {path}: it is cut, or not WebAssembly after its beginning", hint="make it again")
+    await in_thread(stream.seek, 0)
     module = Descriptor(
         media_type=WASM_LAYER,
         digest=f"sha256:{digest.hexdigest()}",

@@ -26,6 +26,7 @@ _COMPONENT: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY: Final = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*://")
 _BARE_DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,6 +95,8 @@ def parse_remote(text: str) -> Reference:
         raise _invalid(text, "it is empty")
     if text.startswith(FILE_PREFIX + "/"):
         raise _invalid(text, "a local file is not an image in a registry")
+    if scheme := _SCHEME.match(text):
+        raise _invalid(text, f"it has no scheme; write {text[scheme.end() :][:MAX_SHOWN_LENGTH]!r}")
     if _BARE_DIGEST.fullmatch(text):
         raise _invalid(text, "64 hex digits alone are an image id, not a name")
     rest, at, digest = text.partition("@")
@@ -157,7 +160,9 @@ def _parse_file(text: str) -> LocalFile:
             raise _invalid(text, "file:// takes no host; write file:/path")
         path = path[2:]
     if not path.startswith("/") or "\0" in path:
-        raise _invalid(text, "file: needs an absolute path, as in file:/srv/hello.wasm")
+        raise _invalid(
+            text, "file: needs an absolute path, as in file:/srv/hello.wasm; a cluster's images are in registries"
+        )
     return LocalFile(Path("/" + path.lstrip("/")))
 
 

@@ -160,6 +160,7 @@ async def join(
     if present is not None:
         if present.server != url:
             raise ConflictError(f"this node has joined {present.server} already", hint="to leave it: wasmlet leave")
+        logger.info("joined already; the identity stays", extra={"node": joining.node, "server": url})
         return present
     access = await discovery.discover(server=url, token=parsed, ca_hashes=ca_hashes)
     return await bootstrap(joining, access, refuses_namesake=True, now=now)
@@ -198,6 +199,9 @@ async def bootstrap(
                 wait_seconds=joining.approval_seconds,
                 certificate_seconds=joining.certificate_seconds,
             )
+        except ForbiddenError as error:
+            hint = "a cluster that kubeadm did not make lets tokens ask by: kubectl apply -f deploy/rbac.yaml"
+            raise ForbiddenError(error.message, hint=hint, reason=error.reason) from error
         except WasmletError as error:
             if error.reason in (signing.DENIED, "Failed"):
                 store.forget_key()  # with the same key the next try would meet the same answer

@@ -58,6 +58,7 @@ def render(view: View, *, host_ips: tuple[str, ...] = (), previous: PodStatus | 
         qos_class=before.qos_class or qos_class(pod),
         init_container_statuses=inits,
         container_statuses=sorted(apps, key=lambda each: each.name),
+        ephemeral_container_statuses=[] if rejected else [_not_run(each) for each in pod.spec.ephemeral_containers],
     )
     status.conditions = _conditions(view, status, before)
     return status
@@ -166,6 +167,13 @@ def _container_status(view: View, container: Container) -> ContainerStatus:
             for mount in container.volume_mounts
         ],
     )
+
+
+def _not_run(container: Container) -> ContainerStatus:
+    """Of an ephemeral container: it has ended before it began, so that `kubectl debug` says why and does not wait."""
+    message = "wasmlet does not run ephemeral containers yet; on the node: wasmlet exec"
+    ended = ContainerStateTerminated(exit_code=128, reason="ContainerCannotRun", message=message)
+    return ContainerStatus(name=container.name, image=container.image, state=ContainerState(terminated=ended))
 
 
 def _recursion(mount: VolumeMount) -> str | None:

@@ -201,10 +201,12 @@ def choose(worker: Worker, container: str, *, previous: bool) -> Instance:
     if not any(each.name == container for each in named):
         raise NotFoundError(f"container {quoted(container)} not found in pod {quoted(pod)}")
     subject = f"container {quoted(container)} in pod {quoted(pod)}"
-    identity = _instance_id(_container_status(worker.status(), container), subject, previous=previous)
+    status = _container_status(worker.status(), container)
+    identity = _instance_id(status, subject, previous=previous)
     attempt = _attempt(worker, container, identity)
-    if attempt is None:  # between a status and its facts nothing waits; so only an id of somebody else's
-        raise UserError(f"{subject} is not available")
+    if attempt is None:  # an ephemeral container; else between a status and its facts nothing waits
+        ended = status.state.terminated if status is not None else None
+        raise UserError(f"{subject} is not available{f': {ended.message}' if ended and ended.message else ''}")
     return Instance(worker, container, attempt.number)
 
 

@@ -344,6 +344,13 @@ def test_a_detached_pod_runs_on(command: Command) -> None:
     assert command.run("run", "--detach", "--name", "mine", str(guest("sleep"))).returncode == 2
 
 
+def test_a_detached_pod_tells_where_it_serves(command: Command) -> None:
+    result = command.run("run", "--detach", "--name", "greeter", str(http_guest()))
+    assert (result.returncode, result.stdout) == (0, b"greeter\n")
+    assert re.fullmatch(r"http://127\.88\.\d+\.\d+:8080/\n", result.stderr.decode())
+    command.succeed("rm", "greeter")
+
+
 def test_a_detached_pod_that_cannot_start_is_removed(command: Command, tmp_path: Path) -> None:
     (tmp_path / "elf.wasm").write_bytes(b"\x7fELF" + bytes(60))
     result = command.run("run", "--detach", str(tmp_path / "elf.wasm"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from tests.support.guests import guest
 from tests.support.registry import RunningRegistry
 from tests.unit.images.conftest import COMPONENT
 from tests.unit.images.fake_registry import MODULE, FakeRegistry, hang, on, partly, status, times
@@ -91,6 +92,15 @@ async def test_a_component_is_pushed_as_wasip2(
     }
 
 
+def section_ends(module: bytes) -> set[int]:
+    """Where the sections of a module of at most 127 bytes each end, as far as they are so short."""
+    position, found = 8, {8}
+    while position < len(module) and module[position + 1] < 0x80:
+        position += 2 + module[position + 1]
+        found.add(position)
+    return found
+
+
 async def test_what_cannot_be_pushed_is_refused(library: Library, fake: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "a.out").write_bytes(b"\x7fELF")
     (tmp_path / "empty").touch()
@@ -99,6 +109,12 @@ async def test_what_cannot_be_pushed_is_refused(library: Library, fake: FakeRegi
         await library.push(tmp_path / "a.out", name)
     with pytest.raises(UserError, match="but empty"):
         await library.push(tmp_path / "empty", name)
+    whole = guest("hello").read_bytes()
+    for cut in (*range(9, 60), len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.wasm").write_bytes(whole[:cut])
+        if cut not in section_ends(whole):
+            with pytest.raises(UserError, match=r"cut\.wasm: it is cut"):
+                await library.push(tmp_path / "cut.wasm", name)
     with pytest.raises(NotFoundError, match="nowhere"):
         await library.push(tmp_path / "nowhere", name)
     with pytest.raises(UserError, match=r"cannot read|not a regular file"):

@@ -15,7 +15,7 @@ from tests.support.fake_api import Authorities, FakeApi, status
 from tests.unit.node.authority import Authority
 from wasmlet.base.errors import ConflictError, RetryableError, UserError
 from wasmlet.kube import kubeconfig
-from wasmlet.kube.errors import UnauthorizedError
+from wasmlet.kube.errors import ForbiddenError, UnauthorizedError
 from wasmlet.kube.kubeconfig import Access
 from wasmlet.node import bootstrap, keys
 from wasmlet.node.bootstrap import Joining
@@ -49,6 +49,15 @@ def approves(api: FakeApi, answer: dict[str, Any] | None = None) -> None:
 
     known: set[tuple[str, str]] = set()
     api.behaviours.append(behave)
+
+
+async def test_a_cluster_without_the_rights_for_tokens(api: FakeApi, joining: Joining) -> None:
+    async def behave(request: web.Request) -> web.StreamResponse | None:
+        return status(403, "Forbidden", "may not") if request.path.endswith(PLURAL) else None
+
+    api.behaviours.append(behave)
+    with pytest.raises(ForbiddenError, match=r"kubectl apply -f deploy/rbac\.yaml"):
+        await bootstrap.bootstrap(joining, replace(api.access, token="t"))
 
 
 async def test_an_identity_is_made(api: FakeApi, joining: Joining) -> None:

@@ -291,6 +291,16 @@ def test_orders_and_mounts() -> None:
     ]  # fmt: skip
 
 
+def test_ephemeral_containers_say_that_they_do_not_run() -> None:
+    status = life(app(), ephemeral_containers=[app("debug")]).status()
+    (debug,) = status.ephemeral_container_statuses
+    assert debug.name == "debug"
+    assert debug.state.terminated is not None
+    assert (debug.state.terminated.exit_code, debug.state.terminated.reason) == (128, "ContainerCannotRun")
+    assert "wasmlet does not run ephemeral containers yet" in debug.state.terminated.message
+    assert (status.phase, [each.name for each in status.container_statuses]) == ("Running", ["main"])
+
+
 def test_addresses() -> None:
     simulation = life(app())
     simulation.facts.pod_ips = ["127.88.0.1"]

@@ -141,7 +141,8 @@ async def test_unknown_names(api: Api, still: Still) -> None:
 async def test_containers_without_a_status(api: Api, still: Still) -> None:
     pod = still(ephemeral_containers=[Container(name="debug")])
     name = pod.bundle.pod.metadata.name
-    assert await api.get(f"{pod.path}/debug") == (400, f'container "debug" in pod "{name}" is not available')
+    why = "wasmlet does not run ephemeral containers yet; on the node: wasmlet exec"
+    assert await api.get(f"{pod.path}/debug") == (400, f'container "debug" in pod "{name}" is not available: {why}')
     pod.worker.facts.admitted_at = None
     pod.worker.facts.verdict = Verdict(phase="Failed", reason="r", message="m", at=START)
     assert await api.get(f"{pod.path}/main") == (400, f'container "main" in pod "{name}" is not available')

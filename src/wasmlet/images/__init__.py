@@ -11,8 +11,8 @@ Nouns:
   which are layers of files, and how the image starts. An **application** (`application`) has several components with
   routes of their own: Spin's, from a locked application (`spin`) or from a file of the image (`spin_files`). Pure.
 - A **tree** (`trees`) is what layers unpack to, once: a helper process (`unpacking`, held by `landlock`) reads them
-  (`layers`) into a value (`filesystem`, pure), from which each container's root is made (`laying`) and its program
-  found (`programs`).
+  (`layers`, `layer_bytes`) into a value (`filesystem`, pure), from which each container's root is made (`laying`) and
+  its program found (`programs`).
 - The **store** (`store`, `ingest`) is an OCI image layout directory, shared by processes, readable by other tools.
 - **Trust** (`trust`) asks, before an image is used, who vouches for it: a **policy** (`policy`, `patterns`) says who
   has to, **evidence** (`evidence`) fetches signatures, `signatures` and `keys` (`ed25519ph`) say what they are worth,

@@ -1,70 +1,38 @@
-"""One layer of an image: compressed bytes → members of a tar archive → operations on a `FileSystem`.
+"""One layer of an image: a tar archive's members → operations on a `FileSystem`, and files with their contents.
 
-Everything here comes from a registry. What a layer may cost is bounded before it is spent (`Bounds`), whatever its
-headers say; what breaks the archive, the compression or a bound is a `UserError` that names it. Reading goes through
-the standard library's tarfile, whose headers are read into memory only up to `MAX_READ_BYTES`.
+Everything here comes from a registry: what breaks the archive, the compression or a bound (`layer_bytes`) is a
+`UserError` that names it. Reading goes through the standard library's tarfile, whose headers are read into memory
+only up to `MAX_READ_BYTES`.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import os
-import sys
 import tarfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.images.filesystem import File, FileSystem, split
+from wasmlet.images.layer_bytes import (
+    MAX_READ_BYTES,
+    Account,
+    Archive,
+    Hashing,
+    TooMuchError,
+    broken,
+    decompressed,
+    too_large,
+)
 from wasmlet.images.manifest import shown
 
-MAX_READ_BYTES: Final = 1 << 16
-"""Of a header's extension, and of a content at a time. Names have at most 4 KiB; the kernel's xattrs have 64 KiB."""
-
-RATIO_FROM_BYTES: Final = 64 << 20
 DAMAGED: Final = "DamagedBlob"
 """The reason when the store's copy of a layer is not what was downloaded: the blob is to be fetched again."""
 
-MAX_NOTES: Final = 20
 _LAST_SECOND: Final = 1 << 33
-_GZIP: Final = b"\x1f\x8b"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-_ZSTD_SKIPPABLE: Final = (b"\x2a\x4d\x18", 0x50)
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """What one image may unpack to.
-
-    Attributes:
-        content_bytes: All its layers' archives together.
-        members: All entries of all its layers.
-        ratio: How often larger than its blob a layer may get, once it has 64 MiB.
-    """
-
-    content_bytes: int = 4 << 30
-    members: int = 200_000
-    ratio: int = 250
-
-
-@dataclass(slots=True)
-class Account:
-    """What an image has cost so far, and what of it was left out."""
-
-    bounds: Bounds
-    bytes: int = 0
-    members: int = 0
-    left_out: list[str] = field(default_factory=list)
-
-    def leave_out(self, path: str, why: str) -> None:
-        """Remember an entry that a Wasm guest can do without; a bounded number of them by name."""
-        if len(self.left_out) < MAX_NOTES:
-            self.left_out.append(f"{shown(path)} ({why})")
 
 
 class Contents:
@@ -164,7 +132,7 @@ def pick(
         names.setdefault(content, []).append(name)
     found: set[str] = set()
 
-    def members(archive: _Archive) -> None:
+    def members(archive: Archive) -> None:
         for member, opened in _members(archive, account):
             if not member.isreg():
                 continue
@@ -180,10 +148,10 @@ def pick(
     return found
 
 
-def _read(blob: IO[bytes], members: Callable[[_Archive], None], digest: str, diff_id: str, account: Account) -> None:
+def _read(blob: IO[bytes], members: Callable[[Archive], None], digest: str, diff_id: str, account: Account) -> None:
     """Reads a whole layer, and tells what is wrong with it."""
-    raw = _Hashing(blob)
-    archive = _Archive(_decompressed(raw), raw, account)
+    raw = Hashing(blob)
+    archive = Archive(decompressed(raw), raw, account)
     failure: WasmletError | None = None
     try:
         members(archive)
@@ -191,11 +159,11 @@ def _read(blob: IO[bytes], members: Callable[[_Archive], None], digest: str, dif
     except UserError as error:
         failure = error
     except Exception as error:
-        if not isinstance(error, _broken()):
+        if not isinstance(error, broken()):
             raise
         failure = UserError(f"it is no whole tar archive: {shown(str(error))}")
     # A damaged blob explains whatever else went wrong, and only it can be helped.
-    if failure is None or not isinstance(failure, _TooMuchError):
+    if failure is None or not isinstance(failure, TooMuchError):
         raw.drain()
         _require(raw, digest)
     if failure is None and diff_id and archive.digest != diff_id:
@@ -206,19 +174,19 @@ def _read(blob: IO[bytes], members: Callable[[_Archive], None], digest: str, dif
 
 def add(blob: IO[bytes], *, digest: str, name: str, to: FileSystem, contents: Contents, account: Account) -> None:
     """Take a blob as it is for a file called `name`; raises as `apply`."""
-    raw = _Hashing(blob)
+    raw = Hashing(blob)
     size = blob.seek(0, os.SEEK_END)
     blob.seek(0)
     account.bytes += size
     if account.bytes > account.bounds.content_bytes:
-        raise _too_large(account.bounds)
+        raise too_large(account.bounds)
     to.begin_layer()
     to.add_file(name, contents.add(io.BufferedReader(raw, MAX_READ_BYTES), size, executable=False, modified_ns=0))
     raw.drain()
     _require(raw, digest)
 
 
-def _require(raw: _Hashing, digest: str) -> None:
+def _require(raw: Hashing, digest: str) -> None:
     if raw.digest != digest:
         raise RetryableError(
             f"the store's copy of layer {digest} is damaged", hint="it is fetched again", reason=DAMAGED
@@ -246,26 +214,26 @@ _TRUNCATED_HEADER: type[Exception] = getattr(tarfile, "TruncatedHeaderError")  #
 _READ_ERROR = tarfile.ReadError
 
 
-def _members(archive: _Archive, account: Account) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+def _members(archive: Archive, account: Account) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     opened = tarfile.TarFile(fileobj=archive, mode="r", tarinfo=_Member, encoding="utf-8", errors="surrogateescape")
     while (member := opened.next()) is not None:
         getattr(opened, "members").clear()  # noqa: B009  # not in the stubs; tarfile keeps all of them for ever
         account.members += 1
         if account.members > account.bounds.members:
-            raise _TooMuchError(f"the image has more than {account.bounds.members} entries")
+            raise TooMuchError(f"the image has more than {account.bounds.members} entries")
         yield member, opened
 
 
 def _content(member: tarfile.TarInfo, opened: tarfile.TarFile, account: Account) -> IO[bytes]:
     if not 0 <= member.size <= account.bounds.content_bytes - account.bytes:
-        raise _too_large(account.bounds)
+        raise too_large(account.bounds)
     account.bytes += member.size if member.issparse() else 0  # the rest is counted as it is read
     source = opened.extractfile(member)
     assert source is not None
     return source
 
 
-def _apply_members(archive: _Archive, to: FileSystem, contents: Contents, account: Account) -> None:
+def _apply_members(archive: Archive, to: FileSystem, contents: Contents, account: Account) -> None:
     seen: set[str] = set()
     for member, opened in _members(archive, account):
         if not _is_text(member.name) or not _is_text(member.linkname):
@@ -307,126 +275,3 @@ def _is_text(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-# --- bytes ------------------------------------------------------------------------------------------------------------
-
-
-class _Source(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-class _TooMuchError(UserError):
-    """A bound is passed: there is no use in reading on."""
-
-
-def _too_large(bounds: Bounds) -> _TooMuchError:
-    return _TooMuchError(f"the image unpacks to more than {bounds.content_bytes} bytes")
-
-
-class _Hashing(io.RawIOBase):
-    """The blob's bytes, counted and hashed on their way."""
-
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
-        self._hash = hashlib.sha256()
-        self.bytes = 0
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        chunk = self._source.read(len(buffer))
-        buffer[: len(chunk)] = chunk
-        self._hash.update(chunk)
-        self.bytes += len(chunk)
-        return len(chunk)
-
-    def drain(self) -> None:
-        """Read what is left."""
-        while self.read(MAX_READ_BYTES):
-            pass
-
-
-class _Archive(io.RawIOBase):
-    """The archive's bytes for tarfile: forward only, bounded, counted and hashed."""
-
-    def __init__(self, source: _Source, raw: _Hashing, account: Account) -> None:
-        self._source, self._raw, self._account = source, raw, account
-        self._hash = hashlib.sha256()
-        self._position = 0
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
-
-    def readable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        if whence != 0 or offset < self._position:
-            raise tarfile.ReadError("its members lie in one another")
-        while self._position < offset and self.read(min(offset - self._position, MAX_READ_BYTES)):
-            pass
-        return self._position
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or not 0 <= size <= MAX_READ_BYTES:
-            raise UserError(f"a header in it is longer than {MAX_READ_BYTES} bytes")
-        content = bytearray()
-        while len(content) < size and (chunk := self._source.read(size - len(content))):
-            content += chunk
-        self._hash.update(content)
-        self._position += len(content)
-        self._spend(len(content))
-        return bytes(content)
-
-    def drain(self) -> None:
-        """Read what is left: the padding after the archive's end counts for its digest."""
-        while self.read(MAX_READ_BYTES):
-            pass
-
-    def _spend(self, count: int) -> None:
-        bounds = self._account.bounds
-        self._account.bytes += count
-        if self._account.bytes > bounds.content_bytes:
-            raise _too_large(bounds)
-        if self._position > RATIO_FROM_BYTES and self._position > bounds.ratio * self._raw.bytes:
-            raise _TooMuchError(f"it unpacks to more than {bounds.ratio} times its size")
-
-
-def _decompressed(raw: _Hashing) -> _Source:
-    """The archive, by what the blob's first bytes say: media types are often wrong about it (docker looks too)."""
-    buffered = io.BufferedReader(raw, MAX_READ_BYTES)
-    head = buffered.peek(4)[:4]
-    if head.startswith(_GZIP):
-        return gzip.GzipFile(fileobj=buffered, mode="rb")
-    magic, lowest = _ZSTD_SKIPPABLE
-    if head == _ZSTD or (head[1:] == magic and head[0] & 0xF0 == lowest):
-        opened: _Source = _zstd().ZstdFile(buffered)
-        return opened
-    return buffered
-
-
-def _zstd() -> Any:
-    """The standard library's from Python 3.14 on, which has the same in a package before."""
-    if sys.version_info >= (3, 14):
-        from compression import zstd  # noqa: PLC0415
-    else:
-        from backports import zstd  # noqa: PLC0415
-    return zstd
-
-
-def _broken() -> tuple[type[Exception], ...]:
-    """What an archive, or its compression, is not whole with."""
-    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-    loaded: Any = sys.modules.get(name)
-    errors = (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError, OverflowError)
-    return errors if loaded is None else (*errors, loaded.ZstdError)

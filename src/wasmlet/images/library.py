@@ -20,7 +20,7 @@ from wasmlet.images.credentials import Credential, matching
 from wasmlet.images.downloads import Downloads, Wanted, choose, described_by
 from wasmlet.images.entries import Entry
 from wasmlet.images.image import Image, Progress, PullPolicy, StoredImage
-from wasmlet.images.layers import Bounds
+from wasmlet.images.layer_bytes import Bounds
 from wasmlet.images.layouts import Choice, Interfaces, Layout, WasiOs
 from wasmlet.images.local import LocalFiles
 from wasmlet.images.pushing import push_module

@@ -29,7 +29,8 @@ from wasmlet.base.programs import ask
 from wasmlet.images import unpacking
 from wasmlet.images.configuration import chain_id
 from wasmlet.images.filesystem import FileSystem
-from wasmlet.images.layers import DAMAGED, Bounds
+from wasmlet.images.layer_bytes import Bounds
+from wasmlet.images.layers import DAMAGED
 from wasmlet.images.laying import DamagedTreeError, lay
 from wasmlet.images.layouts import Choice
 from wasmlet.images.manifest import digest_of, shown

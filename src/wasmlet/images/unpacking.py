@@ -30,7 +30,8 @@ from wasmlet.base import beneath
 from wasmlet.base.errors import RetryableError, UserError, WasmletError
 from wasmlet.images import landlock
 from wasmlet.images.filesystem import Directory, FileSystem
-from wasmlet.images.layers import Account, Bounds, Contents, add, apply, pick
+from wasmlet.images.layer_bytes import Account, Bounds
+from wasmlet.images.layers import Contents, add, apply, pick
 from wasmlet.images.manifest import shown
 
 FILES: Final = "files"

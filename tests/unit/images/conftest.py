@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cosign import Signer
 from tests.support.registry import RunningRegistry, docker_registry, second_registry
 from tests.unit.images.fake_registry import FakeRegistry
+from tests.unit.images.trusting import Node
 from wasmlet.images.library import Library
 from wasmlet.images.settings import Settings
 
@@ -77,3 +79,13 @@ def module_file(tmp_path: Path) -> Path:
         size >>= 7
     path.write_bytes(MODULE + b"\0" + length + payload)
     return path
+
+
+@pytest.fixture
+def node(settings: Settings, tmp_path: Path) -> Node:
+    return Node(settings, tmp_path)
+
+
+@pytest.fixture
+def signer() -> Signer:
+    return Signer()

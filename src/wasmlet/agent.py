@@ -139,7 +139,7 @@ def logins() -> tuple[Credential, ...]:
     try:
         return credentials.load_default(os.environ, Path.home())
     except (UserError, RuntimeError) as error:
-        logger.warning("no credentials", extra={"error": str(error)})
+        logger.warning("logins passed over", extra={"error": str(error)})
         return ()
 
 

@@ -5,7 +5,7 @@
 - `pods`     ps, logs, stop, rm, inspect
 - `exec`     a command in a running container
 - `images`   push, pull, images, rmi, prune, save, load
-- `node`     the agent itself
+- `node`     the agent itself; `log` is how its log and commands' warnings look
 - `exits`    which exit status stands for what
 """
 
@@ -62,6 +62,9 @@ class _Lazy(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"wasmlet.cli.{COMMANDS[cmd_name]}")
+        from wasmlet.cli import log
+
+        log.show_warnings()
         command: click.Command = getattr(module, f"{cmd_name}_command")
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # from here on there is something to put in order
             signal.signal(signal.SIGINT, signal.default_int_handler)

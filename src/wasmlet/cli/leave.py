@@ -11,7 +11,7 @@ import click
 from wasmlet import agent, config
 from wasmlet.base import beneath
 from wasmlet.base.errors import ConflictError, WasmletError
-from wasmlet.cli.node import log_handler
+from wasmlet.cli.log import log_handler
 
 
 @click.command("leave")

@@ -15,6 +15,7 @@ import click
 
 from wasmlet import agent, config
 from wasmlet.base.errors import NotFoundError, UserError
+from wasmlet.cli.log import log_handler
 
 if TYPE_CHECKING:
     from wasmlet.cluster import Settings as ClusterSettings
@@ -280,36 +281,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     uvloop = importlib.import_module("uvloop")
     factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
     return factory
-
-
-class _Logfmt(logging.Formatter):
-    """`time=… level=… message="…" key=value`: one line a record, fields last."""
-
-    _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-    def format(self, record: logging.LogRecord) -> str:
-        fields = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S"),
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-        }
-        fields |= {key: value for key, value in vars(record).items() if key not in self._STANDARD}
-        if record.exc_info:
-            fields["error"] = self.formatException(record.exc_info)
-        return " ".join(f"{key}={_quoted(_shown(value))}" for key, value in fields.items())
-
-
-def log_handler() -> logging.Handler:
-    """Writes records of the log to standard error, one logfmt line each."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Logfmt())
-    return handler
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-
-
-def _quoted(text: str) -> str:
-    plain = text and not any(each in text for each in ' "=\n\\')
-    return text if plain else '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'

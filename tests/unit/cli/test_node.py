@@ -1,6 +1,5 @@
 """`wasmlet node`: one agent serves a state directory."""
 
-import logging
 import os
 import signal
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.support.waiting import eventually_now
 from tests.unit.node.authority import Authority
 from wasmlet import agent
 from wasmlet.base.errors import UserError
-from wasmlet.cli.node import _Logfmt, join_command, node_command
+from wasmlet.cli.node import join_command, node_command
 from wasmlet.node import bootstrap, keys
 
 
@@ -242,8 +241,3 @@ def test_what_joining_refuses_before_it_asks_anybody(command: Command, flags: tu
     assert result.returncode == 2
     assert told.encode() in result.stderr
     assert list(command.state.iterdir()) == []
-
-
-def test_seconds_in_the_log_are_short() -> None:
-    record = logging.makeLogRecord({"msg": "m", "seconds": 0.6321894062328469, "whole": 900.0})
-    assert _Logfmt().format(record).endswith("message=m seconds=0.632 whole=900")

@@ -14,7 +14,6 @@ import contextlib
 import ctypes
 import errno
 import functools
-import io
 import os
 import posixpath
 import stat as stat_bits
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from wasmlet.base import removal
 from wasmlet.base.errors import NotFoundError, RetryableError, UserError, WasmletError
+from wasmlet.base.files import write_all
 
 __all__ = [
     "copy_file",
@@ -278,16 +278,18 @@ def _temporary() -> str:
 
 
 @contextlib.contextmanager
-def _replacing(root: Path, relative: str, mode: int) -> Iterator[io.BufferedWriter]:
-    """A new file that takes the place of `relative` by rename at the end; on an error nothing is left behind."""
+def _replacing(root: Path, relative: str, mode: int) -> Iterator[int]:
+    """A new file's descriptor; it takes the place of `relative` by rename at the end, or on an error leaves nothing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
     with _parent(root, relative) as (parent, name):
         temporary = _temporary()
         try:
-            with open(os.open(temporary, flags, 0o600, dir_fd=parent), "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fchmod(stream.fileno(), mode)
+            descriptor = os.open(temporary, flags, 0o600, dir_fd=parent)
+            try:
+                yield descriptor
+                os.fchmod(descriptor, mode)
+            finally:
+                os.close(descriptor)
             os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -303,8 +305,8 @@ def write_file(root: Path, relative: str, content: bytes, *, mode: int = 0o644) 
         UserError: A link is on the way.
         OSError: A directory lies there, or the disk is full; nothing is left behind.
     """
-    with _replacing(root, relative, mode) as stream:
-        stream.write(content)
+    with _replacing(root, relative, mode) as descriptor:
+        write_all(descriptor, content)
 
 
 def copy_file(source: int, root: Path, relative: str, *, mode: int = 0o644) -> None:
@@ -312,11 +314,11 @@ def copy_file(source: int, root: Path, relative: str, *, mode: int = 0o644) -> N
 
     Root's copy has the source's owner: who may read the one may read the other.
     """
-    with _replacing(root, relative, mode) as stream:
+    with _replacing(root, relative, mode) as descriptor:
         if os.geteuid() == 0:
             found = os.fstat(source)
-            os.fchown(stream.fileno(), found.st_uid, found.st_gid)
-        while os.sendfile(stream.fileno(), source, None, COPY_CHUNK_BYTES):
+            os.fchown(descriptor, found.st_uid, found.st_gid)
+        while os.sendfile(descriptor, source, None, COPY_CHUNK_BYTES):
             pass
 
 

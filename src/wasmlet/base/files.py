@@ -23,13 +23,22 @@ def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
     try:
-        with open(descriptor, "wb") as stream:
-            stream.write(content)
+        try:
+            write_all(descriptor, content)
+        finally:
+            os.close(descriptor)
         os.rename(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Write all of it, by no more system calls than that takes: at each of them the event loop may have to wait."""
+    written = 0
+    while written < len(content):
+        written += os.write(descriptor, content[written:])
 
 
 def read_if_present(path: Path) -> bytes | None:

@@ -6,6 +6,7 @@ before the one rounding that the caller names.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from fractions import Fraction
@@ -30,6 +31,7 @@ MAXIMUM_EXPONENT = 99
 PATTERN = re.compile(r"([+-]?)(\d+\.?\d*|\.\d+)(?:[eE]([+-]?\d+)|([KMGTPE]i|[numkMGTPE]?))", re.ASCII)
 
 
+@functools.lru_cache(maxsize=1024, typed=True)
 def parse(quantity: Quantity) -> Fraction:
     """The exact value of `quantity`.
 

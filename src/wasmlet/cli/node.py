@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 SWITCH_SECONDS: Final = 0.0005
 """After how long a thread that computes gives way to the event loop, which lets go of the interpreter at each system
-call. With Python's own 5 ms a pod takes 1.4 times as long to be Ready (docs/decisions/0005)."""
+call. With Python's own 5 ms pods take longer to be Ready (docs/decisions/0005)."""
 
 MAX_TOKEN_CHARACTERS: Final = 1024
 """Far more than a bootstrap token has."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from wasmlet.base.errors import UserError, WasmletError
 from wasmlet.base.flights import Flight, Flights
-from wasmlet.images import layouts, policy, spin_files
+from wasmlet.images import layouts, policy, spin, spin_files
 from wasmlet.images.access import Access
 from wasmlet.images.application import Component
 from wasmlet.images.collection import Disk
@@ -272,7 +272,9 @@ class Library:
         return access.admits_account(account.namespace, account.name, uid)
 
     async def _image(self, reference: Reference, content: Content, for_files: bool) -> Image:
-        described = await in_thread(described_by, self._store, content.manifest, content.config)
+        described = content.config
+        if spin.description(content.manifest) is not None:
+            described = await in_thread(described_by, self._store, content.manifest, content.config)
         choice = choose(content.manifest, described, for_files)
         tree = await self._trees.of_image(choice, self._store.path, what=f"image {reference}")
         if tree is not None and choice.module is None and not for_files:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -87,10 +88,12 @@ class Dispatch:
                 f"pod {meta.namespace}/{meta.name} is here already",
                 hint=f"remove it first: wasmlet rm {meta.namespace}/{meta.name}",
             )
-        directory = self._rooms.directories.records / bundle.uid
-        is_new = not directory.exists()  # else its pod.json was torn, and its source tells it again
+        directory, is_new = self._rooms.directories.records / bundle.uid, True
         try:
-            directory.mkdir(mode=0o700, exist_ok=True)
+            try:
+                os.mkdir(directory, 0o700)
+            except FileExistsError:
+                is_new = False  # its pod.json was torn, and its source tells it again
             bundles.save(directory, bundle)
         except OSError as error:
             if is_new:

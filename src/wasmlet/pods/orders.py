@@ -33,11 +33,13 @@ class Prepared:
     """Everything a sandbox needs but for the engine that it goes to.
 
     Attributes:
+        network: The pod's way into the network.
         given: The program, or those of an application: what the first has is what the container's execs have.
         compiled: Their artifacts for each compatibility of engines that was met.
     """
 
     image: Image
+    network: protocol.Network
     args: list[str]
     working_dir: str
     given: list[Given]
@@ -58,7 +60,6 @@ def spec(
     *,
     compiled: Compiled,
     http: protocol.Http | None,
-    network: protocol.Network,
     places: Places,
 ) -> protocol.SandboxSpec:
     """The orders for attempt `number`."""
@@ -75,7 +76,7 @@ def spec(
         artifact=compiled.artifact,
         kind=compiled.kind,
         http=http,
-        network=network,
+        network=prepared.network,
         args=prepared.args,
         env=prepared.given[0].env,
         working_dir=prepared.working_dir,

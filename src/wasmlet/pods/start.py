@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,13 +134,16 @@ class Starter:
             )
         with in_stage("create"):
             words = programs.arguments(container, command, image)
-            running = await asyncio.to_thread(programs.running, image, words, variables, working_directory=working_dir)
+            look = functools.partial(programs.running, image, words, variables, working_directory=working_dir)
+            running = look() if image.tree is None else await asyncio.to_thread(look)  # a tree's files are on disk
             compatibility, compiled = await self._compile(container, running)
             attempt = self._worker.places.attempt(container.name, number)
             await self._lay(container, attempt, image)
-            given, termination = await self._give(container, attempt, running, variables, working_dir)
+            way = network.way(self._worker.bundle.pod, self._worker.facts.pod_ips)
+            given, termination = await self._give(container, attempt, running, variables, working_dir, way)
         return Prepared(
             image=image,
+            network=way,
             args=[text.value for text in words],
             working_dir=working_dir,
             given=given,
@@ -199,6 +203,7 @@ class Starter:
         running: Sequence[Running],
         variables: environment.Environment,
         working_dir: str,
+        way: protocol.Network,
     ) -> tuple[list[Given], TerminationFile | None]:
         """Environment and directories of each program, and the container's termination log, which the first has."""
         env = [protocol.EnvVar(name=each.name, value=each.value, secret=each.secret) for each in variables.variables]
@@ -207,7 +212,9 @@ class Starter:
             place = attempt
             if each.part is not None:
                 place = await asyncio.to_thread(applications.make_place, attempt, number)
-            made = await asyncio.to_thread(self._root, container, place, variables, working_dir, with_log=not given)
+            made = await asyncio.to_thread(
+                self._root, container, place, variables, working_dir, self._own_files(way), with_log=not given
+            )
             termination = termination or made.termination
             given.append(Given(each, applications.environment(each.part, env), made.mounts))
         return given, termination
@@ -248,6 +255,7 @@ class Starter:
         place: Path,
         variables: environment.Environment,
         working_dir: str,
+        files: Mapping[str, RootFile],
         *,
         with_log: bool,
     ) -> root.ContainerRoot:
@@ -261,16 +269,15 @@ class Starter:
         return root.build_root(
             place,
             mounts=mounts,
-            files=self._own_files(),
+            files=files,
             directories=[working_dir],
             termination_path=(container.termination_message_path or None) if with_log else None,
             read_only=_is_read_only(container),
         )
 
-    def _own_files(self) -> dict[str, RootFile]:
+    def _own_files(self, way: protocol.Network) -> dict[str, RootFile]:
         """/etc/hosts, /etc/hostname and /etc/resolv.conf (contract 6.2)."""
-        pod = self._worker.bundle.pod
-        names, way = hosts.pod_names(pod, cluster_domain=""), network.way(pod, self._worker.facts.pod_ips)
+        names = hosts.pod_names(self._worker.bundle.pod, cluster_domain="")
         return {
             "/etc/hosts": RootFile(way.hosts.encode()),
             "/etc/hostname": RootFile(f"{names.hostname}\n".encode()),
@@ -295,8 +302,7 @@ class Starter:
                 attempt = self._save_attempt(container, number, prepared, http, engine=handle.record.id)
                 spec = orders.spec(
                     bundle, container, number, prepared,
-                    compiled=compiled[0], http=http,
-                    network=network.way(bundle.pod, pod_ips), places=self._worker.places,
+                    compiled=compiled[0], http=http, places=self._worker.places,
                 )  # fmt: skip
                 try:
                     sandbox = await self._rooms.engines.put(attempt.id, spec, engine=handle.record.id)

@@ -114,17 +114,21 @@ class Worker:
 
     def update(self, pod: Pod) -> None:
         """The source has a newer state of the pod; a deletion that it tells begins here (contract 4.7)."""
-        is_new = _told(pod) != _told(self.bundle.pod)  # most updates are the echo of our own statuses
-        if self._note_new_images(pod):
+        has_new_images = self._note_new_images(pod)
+        if has_new_images:
             self.save()  # before the pod, or they would be forgotten with the agent
+        # Most updates are the echo of our own statuses, of which nothing follows.
+        is_new = has_new_images or _told(pod) != _told(self.bundle.pod)
         self.bundle.pod = pod
         if is_new:
             with contextlib.suppress(OSError):  # it is told again after a restart
                 bundles.save(self.places.record, self.bundle)
         if pod.metadata.deletion_timestamp is not None:
             self.end(grace_seconds=pod.metadata.deletion_grace_period_seconds, remove=False)
+        if not is_new:
+            return
         self._changed.set()
-        if is_new and self.is_gone:  # its loop has ended, and its status still says which generation it observed
+        if self.is_gone:  # its loop has ended, and its status still says which generation it observed
             self._rooms.listener.changed(self.bundle.uid)
 
     def _note_new_images(self, pod: Pod) -> bool:
@@ -392,6 +396,8 @@ class Worker:
 
 
 def _told(pod: Pod) -> tuple[object, ...]:
-    """What the source says of a pod, but for its status."""
+    """What the source says of a pod, but for the status that is told by us."""
     meta = pod.metadata
-    return meta.generation, meta.deletion_timestamp, meta.deletion_grace_period_seconds, meta.labels, meta.annotations
+    foreign = [each for each in pod.status.conditions if each.type not in status.OWN_CONDITIONS]
+    changes = meta.generation, meta.deletion_timestamp, meta.deletion_grace_period_seconds
+    return *changes, meta.labels, meta.annotations, foreign

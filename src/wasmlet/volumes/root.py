@@ -196,6 +196,8 @@ class _Layout:
         """Guest paths whose directories are other people's: the agent writes nothing of its own there."""
         self.own = {"/"}
         """Guest paths whose directories belong to the attempt: files may be placed there."""
+        self.made: set[tuple[Path, str]] = set()
+        """Directories of the attempt that this build has made; no guest of it runs yet that could remove one."""
 
     def add_mounts(self, mounts: Sequence[GuestMount]) -> dict[str, GuestMount]:
         """Take in directory mounts; returns the file mounts, with their places in the volume named without links."""
@@ -286,7 +288,10 @@ class _Layout:
         """Host directory and relative path for a file, its directories made."""
         cover = self.cover(guest_path)
         relative = posixpath.relpath(guest_path, cover.guest_path)
-        beneath.make_directories(cover.host_path, posixpath.dirname(relative), mode=OPEN_MODE)
+        directory = cover.host_path, posixpath.dirname(relative)
+        if directory not in self.made:
+            beneath.make_directories(*directory, mode=OPEN_MODE)
+            self.made.add(directory)
         return cover.host_path, relative
 
 

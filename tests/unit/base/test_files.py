@@ -32,6 +32,13 @@ def test_a_failure_leaves_the_old_content_and_nothing_else(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_the_kernel_takes_in_pieces_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, content: write(descriptor, content[:3]))
+    write_atomically(tmp_path / "file", b"0123456789")
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
 def test_a_missing_directory(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "none" / "file", b"")

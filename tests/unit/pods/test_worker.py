@@ -19,6 +19,8 @@ from wasmlet.kube.types import (
     ExitCodes,
     KeySelector,
     Pod,
+    PodCondition,
+    ReadinessGate,
     RestartRule,
 )
 from wasmlet.pods import facts
@@ -349,6 +351,28 @@ async def test_a_node_that_wants_no_pods_refuses_a_new_one(agent: Agent) -> None
     assert (status.reason, status.message) == ("NodeShutdown", "Pod was rejected as the node is shutting down.")
     assert status.container_statuses == []
     assert ("Warning", "NodeShutdown") in {(each.kind, each.reason) for each in agent.hub.told}
+
+
+# --- what others say of a pod -----------------------------------------------------------------------------------------
+
+
+async def test_the_echo_of_a_status_wakes_nobody_and_the_condition_of_others_does(agent: Agent) -> None:
+    gate = ReadinessGate(condition_type="example.com/a")
+    submitted = bundle(container("main", "sleep"), readiness_gates=[gate])
+    agent.dispatch.submit(submitted)
+    await agent.until_running(submitted)
+    worker = agent.worker(submitted)
+    echo = msgspec.json.decode(msgspec.json.encode(submitted.pod), type=Pod)
+    echo.status, echo.metadata.resource_version = worker.status(), "2"
+    await eventually(lambda: not worker._changed.is_set(), worker)
+    agent.dispatch.update(echo)
+    assert not worker._changed.is_set()
+    assert worker.bundle.pod is echo
+    told = msgspec.json.decode(msgspec.json.encode(echo), type=Pod)
+    told.status.conditions.append(PodCondition(type=gate.condition_type, status="True"))
+    agent.dispatch.update(told)
+    assert worker._changed.is_set()
+    assert {each.type: each.status for each in worker.status().conditions}["Ready"] == "True"
 
 
 # --- another image ----------------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from tests.support.waiting import eventually
 from tests.unit.sandbox.conftest import Sandboxes
 from wasmlet.base.errors import ConflictError, NotFoundError
 from wasmlet.sandbox import client, protocol
-from wasmlet.sandbox.client import EngineClient
 from wasmlet.sandbox.engines import Engines, PoolKey, Settings
 from wasmlet.sandbox.refusals import EngineGoneError
 
@@ -221,17 +220,6 @@ async def test_events_missed_while_away_are_caught_up(sandboxes: Sandboxes) -> N
     (adopted,) = sandboxes.engines.handles
     assert state_of(sandboxes, adopted, identity) == "exited"
     del handle
-
-
-async def test_a_client_of_nobody(tmp_path: Path) -> None:
-    client = EngineClient(tmp_path)
-    with pytest.raises(EngineGoneError):
-        await client.engine()
-    with pytest.raises(EngineGoneError):
-        async for _ in client.events(after=0, incarnation="a"):
-            pass
-    await client.close()
-    await client.close()
 
 
 async def test_an_engine_with_sandboxes_does_not_shut_down(sandboxes: Sandboxes) -> None:

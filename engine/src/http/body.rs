@@ -1,6 +1,7 @@
 //! What goes each way: an answer's body, which ends with its guest if the client goes, and is cut if the guest fails.
 
-use crate::http::request::{Exchange, Open};
+use crate::http::exchange::Exchange;
+use crate::http::request::Open;
 use crate::http::workers::Watched;
 use crate::meter::Owned;
 use bytes::Bytes;

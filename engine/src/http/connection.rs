@@ -1,9 +1,9 @@
 //! One connection: HTTP/1.1 or HTTP/2 with prior knowledge, told apart by its first bytes; what a client may send, and how
 //! long it may take.
 
+use crate::http::exchange::Exchange;
 use crate::http::listen::Place;
-use crate::http::request::Exchange;
-use crate::http::{Phase, Server, seconds};
+use crate::http::{Phase, Server};
 use crate::sync::lock;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -176,7 +176,7 @@ impl Server {
             let (server, client) = (Arc::clone(&self), Arc::clone(&client));
             async move { Ok::<_, Infallible>(server.answer(request, client).await) }
         });
-        let limit = seconds(self.parts.settings.request_timeout_seconds);
+        let limit = self.limit();
         let builder = builder();
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);

@@ -2,28 +2,16 @@
 //!
 //! A container that is idle has none: what is kept is dropped after a second without a request.
 
-use crate::guest::Guest;
+use crate::http::instance::Instance;
 use crate::protocol::Http;
 use crate::sync::lock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
-use wasmtime::Store;
-use wasmtime_wasi_http::p2::bindings::Proxy;
 
 /// How long an instance waits for its next request.
 pub const KEPT: Duration = Duration::from_secs(1);
-
-/// A guest that can be called.
-pub struct Instance {
-    /// Its state.
-    pub store: Store<Guest>,
-    /// Its exports.
-    pub proxy: Proxy,
-    /// Requests that it was given.
-    pub served: u32,
-}
 
 /// One container's instances.
 pub struct Instances {

@@ -1,23 +1,29 @@
 //! Guests that serve HTTP: their listeners and connections, an instance for each request, their end.
 //!
 //! - `listen`: sockets; `connection`: one client's; `request`: from a request to its answer; `body`: what goes each way
-//! - `instances`: those at work, those kept for another request, and who waits for one; `health`: whether it is worth going on
+//! - `exchange`: one request and what comes of it; `failure`: why nothing did; `health`: whether the guest is worth going on
+//! - `instances`: those at work, those kept for another request, and who waits for one; `instance`: one of them
 //! - of those that serve several requests at once `workers` are all, `worker` is one from outside, `service` from inside
-//! - `routes`: applications of several guests
+//! - `application`: several guests of one server; `route`: which paths are whose
 
+mod application;
 mod body;
 mod connection;
+mod exchange;
+mod failure;
 mod health;
+mod instance;
 mod instances;
 mod listen;
 mod request;
-mod routes;
+mod route;
 mod service;
 mod worker;
 mod workers;
 
+pub use application::Component;
 pub use listen::Connections;
-pub use routes::{Component, check};
+pub use route::check;
 
 use crate::exit::Ending;
 use crate::guest::World;
@@ -26,9 +32,9 @@ use crate::meter::{Account, Owned, Threads};
 use crate::program::Handler;
 use crate::protocol::{self, Error};
 use crate::sandbox::{Requests, Sandbox, Stop};
+use application::Application;
 use health::Health;
 use instances::Instances;
-use routes::Application;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -102,10 +108,10 @@ impl Server {
         components: Vec<Component>,
     ) -> Result<(Arc<Self>, Vec<TcpListener>), Error> {
         let server = if components.is_empty() {
-            let instance_bytes = request::trial(&parts).await?;
+            let instance_bytes = instance::trial(&parts).await?;
             Self::new(parts, instance_bytes)
         } else {
-            routes::start(&parts, components).await?
+            application::start(&parts, components).await?
         };
         let listeners = listen::bind(&server.parts)?;
         Ok((Arc::new(server), listeners))
@@ -196,6 +202,11 @@ impl Server {
             }
             closed.await;
         }
+    }
+
+    /// How long a guest may take for a part of its answer.
+    fn limit(&self) -> Duration {
+        seconds(self.parts.settings.request_timeout_seconds)
     }
 }
 

@@ -2,9 +2,10 @@
 
 use crate::exit::Ending;
 use crate::guest::{Guest, HANDLES};
+use crate::http::failure::Failure;
 use crate::http::instances::KEPT;
-use crate::http::request::Failure;
-use crate::http::worker::{Job, Worker};
+use crate::http::request::Job;
+use crate::http::worker::Worker;
 use crate::http::{Phase, Server};
 use crate::meter;
 use crate::program::Handler;

@@ -1,29 +1,19 @@
 //! One instance that serves several requests at once, from outside: what it was given, and whether it takes more.
 
-use crate::http::request::{Exchange, Failure, Head};
+use crate::http::exchange::Exchange;
+use crate::http::failure::Failure;
+use crate::http::request::Job;
 use crate::sync::lock;
 use futures::task::AtomicWaker;
-use hyper::Request;
-use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 /// Requests that it serves at once: as `wasmtime serve`.
 const AT_ONCE: usize = 16;
-
-/// A request on its way to an instance.
-pub struct Job {
-    /// What was asked.
-    pub request: Request<Incoming>,
-    /// What becomes of it.
-    pub exchange: Arc<Exchange>,
-    /// Who waits for the answer's head.
-    pub head: oneshot::Sender<Head>,
-}
 
 /// An instance, from outside.
 pub struct Worker {

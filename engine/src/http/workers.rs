@@ -8,17 +8,17 @@
 //! One task watches over all requests of a container, while there are any: timers and tasks of each would cost more than
 //! small guests compute.
 
+use crate::http::Server;
+use crate::http::exchange::{Exchange, LOOK};
+use crate::http::failure::Failure;
 use crate::http::instances::Full;
-use crate::http::request::{Exchange, Failure, Head, LOOK};
-use crate::http::worker::{Job, Worker};
-use crate::http::{Server, seconds};
+use crate::http::request::Job;
+use crate::http::worker::Worker;
 use crate::sync::lock;
-use hyper::Request;
-use hyper::body::Incoming;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
-use tokio::sync::{TryAcquireError, oneshot};
+use tokio::sync::TryAcquireError;
 
 /// Requests that one instance serves in all, where the sandbox's spec says nothing: as `wasmtime serve`.
 const REUSE: u32 = 128;
@@ -84,19 +84,10 @@ impl Drop for Watched {
 
 impl Server {
     /// Gives a request to an instance, now or when there is one, and watches over it.
-    pub fn hand_over(
-        self: &Arc<Self>,
-        request: Request<Incoming>,
-        exchange: &Arc<Exchange>,
-        head: oneshot::Sender<Head>,
-    ) -> Result<Watched, Full> {
-        let job = Box::new(Job {
-            request,
-            exchange: Arc::clone(exchange),
-            head,
-        });
+    pub fn hand_over(self: &Arc<Self>, job: Job) -> Result<Watched, Full> {
+        let exchange = Arc::clone(&job.exchange);
         let mut state = lock(&self.workers.state);
-        if let Err(job) = self.place(&mut state, job)? {
+        if let Err(job) = self.place(&mut state, Box::new(job))? {
             if state.waiting.len() >= self.workers.most_waiting {
                 return Err(Full);
             }
@@ -109,7 +100,7 @@ impl Server {
         drop(state);
         Ok(Watched {
             server: Arc::clone(self),
-            exchange: Arc::clone(exchange),
+            exchange,
         })
     }
 
@@ -166,10 +157,7 @@ impl Server {
         let Some(worker) = exchange.leave() else {
             return;
         };
-        self.note_failure(exchange, self.limit());
-        if exchange.is_whole() && !exchange.has_failed() {
-            self.health.note_success();
-        }
+        self.note_end(exchange);
         if let Some(worker) = worker {
             worker.leave(exchange, exchange.is_whole());
             self.relieve();
@@ -215,11 +203,6 @@ impl Server {
             }
         }
         Some(next)
-    }
-
-    /// How long a guest may take for a part of its answer.
-    fn limit(&self) -> Duration {
-        seconds(self.parts.settings.request_timeout_seconds)
     }
 }
 

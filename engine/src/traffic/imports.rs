@@ -4,14 +4,15 @@ use crate::guest::Guest;
 use crate::traffic::lookup::Lookup;
 use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceType};
 use wasmtime::{Result, StoreContextMut};
-use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
 use wasmtime_wasi::p2::bindings::sockets::udp::{IncomingDatagramStream, OutgoingDatagramStream};
-use wasmtime_wasi::p2::{IoError, SocketResult, TcpSocket, UdpSocket};
+use wasmtime_wasi::p2::{IoError, TcpSocket, UdpSocket};
+use wasmtime_wasi::{TrappableError, WasiView as _};
 use wasmtime_wasi_http::Error;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode as HttpErrorCode;
 
-type Store<'a> = StoreContextMut<'a, Guest>;
+/// What a function of the engine's own is called with.
+pub type Store<'a> = StoreContextMut<'a, Guest>;
 
 /// The release of WASI 0.2 that wasmtime's own functions have; a test tells when they part ways.
 const RELEASE: &str = "0.2.12";
@@ -31,10 +32,10 @@ fn interface<'a>(linker: &'a mut Linker<Guest>, name: &str) -> Result<LinkerInst
     linker.instance(&format!("{name}@{RELEASE}"))
 }
 
-/// What a function of `wasi:sockets` returns.
-type Answer<T> = Result<(std::result::Result<T, ErrorCode>,)>;
-
-fn answer<T>(done: SocketResult<T>) -> Answer<T> {
+/// What a function returns that ended so.
+pub fn answer<T, E: std::error::Error + Send + Sync + 'static>(
+    done: std::result::Result<T, TrappableError<E>>,
+) -> Result<(std::result::Result<T, E>,)> {
     Ok((match done {
         Ok(value) => Ok(value),
         Err(error) => Err(error.downcast()?),

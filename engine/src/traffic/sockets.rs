@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use wasmtime::component::Resource;
+use wasmtime_wasi::p2::SocketError;
 use wasmtime_wasi::p2::bindings::sockets::network as p2;
-use wasmtime_wasi::p2::{SocketError, SocketResult};
 use wasmtime_wasi::p3;
 
 /// The sockets that a guest has, and its streams of datagrams, by the numbers of their resources.
@@ -19,8 +19,10 @@ pub struct Sockets {
     listening: HashMap<(IpAddr, u16), Weak<Socket>>,
 }
 
-/// Why there is no other socket.
+/// Why there is no socket.
 pub enum Refused {
+    /// The resource is none.
+    Unknown,
     /// The guest has no network.
     Closed,
     /// It has as many as it may have.
@@ -30,6 +32,7 @@ pub enum Refused {
 impl From<Refused> for SocketError {
     fn from(refused: Refused) -> Self {
         match refused {
+            Refused::Unknown => Self::trap(no_socket()),
             Refused::Closed => p2::ErrorCode::AccessDenied.into(),
             Refused::Full => p2::ErrorCode::NewSocketLimit.into(),
         }
@@ -40,11 +43,16 @@ impl From<Refused> for p3::sockets::SocketError {
     fn from(refused: Refused) -> Self {
         use p3::bindings::sockets::types::ErrorCode;
         match refused {
+            Refused::Unknown => Self::trap(no_socket()),
             Refused::Closed => ErrorCode::AccessDenied.into(),
             // WASI 0.3 has no word for it.
             Refused::Full => ErrorCode::Other(Some("new-socket-limit".to_owned())).into(),
         }
     }
+}
+
+fn no_socket() -> wasmtime::Error {
+    wasmtime::format_err!("this is no socket")
 }
 
 impl Sockets {
@@ -69,14 +77,9 @@ impl Sockets {
     }
 
     /// What is known of a socket, or of the socket of a stream.
-    pub fn get<T: 'static>(&self, resource: &Resource<T>) -> SocketResult<Arc<Socket>> {
-        let socket = self.find(resource);
-        socket.ok_or_else(|| SocketError::trap(wasmtime::format_err!("this is no socket")))
-    }
-
-    /// The same, of one that may not be known.
-    pub fn find<T: 'static>(&self, resource: &Resource<T>) -> Option<Arc<Socket>> {
-        self.open.get(&resource.rep()).map(Arc::clone)
+    pub fn get<T: 'static>(&self, resource: &Resource<T>) -> Result<Arc<Socket>, Refused> {
+        let socket = self.open.get(&resource.rep());
+        socket.map(Arc::clone).ok_or(Refused::Unknown)
     }
 
     /// Keeps what is known of it.

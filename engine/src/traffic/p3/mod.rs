@@ -7,14 +7,14 @@ mod tcp;
 mod udp;
 
 use crate::guest::Guest;
+use crate::traffic::imports::Store;
+use crate::traffic::socket::Socket;
 use futures::FutureExt as _;
+use wasmtime::Result;
 use wasmtime::component::{Access, Accessor, Linker};
-use wasmtime::{Result, StoreContextMut};
-use wasmtime_wasi::p3::bindings::sockets::types::ErrorCode;
-use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
+use wasmtime_wasi::p3::bindings::sockets::types::{ErrorCode, IpAddressFamily};
+use wasmtime_wasi::p3::sockets::SocketResult;
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
-
-type Store<'a> = StoreContextMut<'a, Guest>;
 
 /// The release of WASI 0.3 that wasmtime's own functions have; a test tells when they part ways.
 const RELEASE: &str = "0.3.0";
@@ -34,16 +34,6 @@ fn add(linker: &mut Linker<Guest>) -> Result<()> {
     names::add(&mut linker.instance(&format!("wasi:sockets/ip-name-lookup@{RELEASE}"))?)
 }
 
-/// What a function returns.
-type Answer<T> = Result<(std::result::Result<T, ErrorCode>,)>;
-
-fn answer<T>(done: SocketResult<T>) -> Answer<T> {
-    Ok((match done {
-        Ok(value) => Ok(value),
-        Err(error) => Err(error.downcast()?),
-    },))
-}
-
 /// What wasmtime's functions see of the guest.
 fn sockets(accessor: &Accessor<Guest>) -> Accessor<Guest, WasiSockets> {
     accessor.with_getter(|guest| guest.sockets())
@@ -60,8 +50,13 @@ fn at_once<T>(done: impl Future<Output = SocketResult<T>>) -> SocketResult<T> {
         .unwrap_or(Err(ErrorCode::InvalidState.into()))
 }
 
-fn no_socket() -> SocketError {
-    SocketError::trap(wasmtime::format_err!("this is no socket"))
+/// A socket's family, in the words of WASI 0.3.
+fn family(socket: &Socket) -> IpAddressFamily {
+    if socket.is_ipv4() {
+        IpAddressFamily::Ipv4
+    } else {
+        IpAddressFamily::Ipv6
+    }
 }
 
 #[cfg(test)]

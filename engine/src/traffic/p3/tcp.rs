@@ -2,9 +2,10 @@
 //! known of a client is met at the first call that names it, and a socket's place is held until its streams have ended.
 
 use crate::guest::Guest;
-use crate::traffic::p3::{Store, access, answer, at_once, no_socket, sockets};
+use crate::traffic::imports::{Store, answer};
+use crate::traffic::p3::{access, at_once, family, sockets};
 use crate::traffic::socket::{Bound, Socket};
-use crate::traffic::sockets::same;
+use crate::traffic::sockets::{Refused, same};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -60,12 +61,7 @@ pub fn add(types: &mut LinkerInstance<'_, Guest>) -> Result<()> {
 /// A new socket of wasmtime's that asks `socket` about each address.
 fn fresh(socket: &Arc<Socket>) -> SocketResult<TcpSocket> {
     let (ctx, table) = (&mut socket.context(), &mut ResourceTable::new());
-    let family = if socket.is_ipv4() {
-        IpAddressFamily::Ipv4
-    } else {
-        IpAddressFamily::Ipv6
-    };
-    let made = WasiSocketsCtxView { ctx, table }.create(family)?;
+    let made = WasiSocketsCtxView { ctx, table }.create(family(socket))?;
     table.delete(made).map_err(SocketError::trap)
 }
 
@@ -80,12 +76,12 @@ fn create(guest: &mut Guest, family: IpAddressFamily) -> SocketResult<Resource<T
 
 /// What is known of a socket, also of a client that wasmtime has handed over.
 fn known(guest: &mut Guest, this: &Resource<TcpSocket>) -> SocketResult<Arc<Socket>> {
-    if let Some(socket) = guest.traffic().find(this) {
+    if let Ok(socket) = guest.traffic().get(this) {
         return Ok(socket);
     }
     let own = guest.sockets().get_local_address(same(this))?;
     let client = guest.traffic().arrived(own.into());
-    let client = client.ok_or_else(no_socket)?;
+    let client = client.ok_or(Refused::Unknown)?;
     guest.traffic().keep(this, &client);
     Ok(client)
 }

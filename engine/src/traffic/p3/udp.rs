@@ -1,7 +1,8 @@
 //! UDP sockets of WASI 0.3.
 
 use crate::guest::Guest;
-use crate::traffic::p3::{Store, answer, at_once, no_socket, sockets};
+use crate::traffic::imports::{Store, answer};
+use crate::traffic::p3::{at_once, family, sockets};
 use crate::traffic::socket::Socket;
 use crate::traffic::sockets::same;
 use std::net::SocketAddr;
@@ -60,12 +61,7 @@ pub fn add(types: &mut LinkerInstance<'_, Guest>) -> Result<()> {
 async fn fresh(socket: &Arc<Socket>, at: Option<SocketAddr>) -> SocketResult<UdpSocket> {
     let (ctx, table) = (&mut socket.context(), &mut ResourceTable::new());
     let mut sockets = WasiSocketsCtxView { ctx, table };
-    let family = if socket.is_ipv4() {
-        IpAddressFamily::Ipv4
-    } else {
-        IpAddressFamily::Ipv6
-    };
-    let made = sockets.create(family).await?;
+    let made = sockets.create(family(socket)).await?;
     if let Some(at) = at {
         sockets.bind(same(&made), at.into()).await?;
     }
@@ -82,12 +78,8 @@ async fn create(guest: &mut Guest, family: IpAddressFamily) -> SocketResult<Reso
     Ok(made)
 }
 
-fn known(guest: &mut Guest, this: &Resource<UdpSocket>) -> SocketResult<Arc<Socket>> {
-    guest.traffic().find(this).ok_or_else(no_socket)
-}
-
 fn bind(guest: &mut Guest, this: &Resource<UdpSocket>, asked: SocketAddr) -> SocketResult<()> {
-    let socket = known(guest, this)?;
+    let socket = guest.traffic().get(this)?;
     let (real, bound) = socket.binding(asked)?;
     at_once(guest.sockets().bind(same(this), real.into()))?;
     socket.set_bound(bound);
@@ -96,7 +88,7 @@ fn bind(guest: &mut Guest, this: &Resource<UdpSocket>, asked: SocketAddr) -> Soc
 
 /// The socket, bound to any address of the pod's if it is not yet: the kernel would give it the machine's.
 fn bound(guest: &mut Guest, this: &Resource<UdpSocket>) -> SocketResult<Arc<Socket>> {
-    let socket = known(guest, this)?;
+    let socket = guest.traffic().get(this)?;
     if guest.sockets().get_local_address(same(this)).is_err() {
         bind(guest, this, socket.anywhere())?;
     }
@@ -160,7 +152,7 @@ async fn receive(
     accessor: &Accessor<Guest>,
     this: Resource<UdpSocket>,
 ) -> SocketResult<(Vec<u8>, IpSocketAddress)> {
-    let socket = accessor.with(|mut store| known(store.data_mut(), &this))?;
+    let socket = accessor.with(|mut store| store.data_mut().traffic().get(&this))?;
     let sockets = &sockets(accessor);
     loop {
         let moved = socket.moved();
@@ -179,7 +171,7 @@ async fn receive(
 }
 
 fn local(guest: &mut Guest, this: &Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
-    let socket = known(guest, this)?;
+    let socket = guest.traffic().get(this)?;
     let mut sockets = guest.sockets();
     let is_connected = sockets.get_remote_address(same(this)).is_ok();
     let real = sockets.get_local_address(same(this))?;
@@ -187,7 +179,7 @@ fn local(guest: &mut Guest, this: &Resource<UdpSocket>) -> SocketResult<IpSocket
 }
 
 fn remote(guest: &mut Guest, this: &Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
-    let socket = known(guest, this)?;
+    let socket = guest.traffic().get(this)?;
     let real = guest.sockets().get_remote_address(same(this))?;
     Ok(socket.shown(real.into()).into())
 }

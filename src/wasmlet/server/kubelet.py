@@ -252,12 +252,21 @@ class KubeletServer:
         return None
 
 
+INSTEAD: Final = {
+    "exec": "on the node: wasmlet exec",
+    "attach": "on the node: wasmlet attach",
+    "run": "on the node: wasmlet exec",
+    "port-forward": "the pod's address answers on the node, and a Service's in the cluster",
+}
+"""What does the same meanwhile; `kubectl` shows it."""
+
+
 def _get(path: str, handler: Handler) -> web.RouteDef:
     return web.get(path, handler, allow_head=False)
 
 
 def _not_yet(verb: str) -> Handler:
     async def handle(_: web.Request) -> web.Response:
-        return web.Response(status=501, text=f"wasmlet does not serve {verb} yet\n")
+        return web.Response(status=501, text=f"wasmlet does not serve {verb} yet; {INSTEAD[verb]}\n")
 
     return handle

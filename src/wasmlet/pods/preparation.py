@@ -77,12 +77,12 @@ class Preparer:
         rooms.directories.open(worker.places, living=rooms.engines.keys)
 
     async def _make_directories(self) -> None:
-        """Logs and volumes side by side: a token or a ConfigMap may have to come from the API server."""
+        """Volumes and logs side by side: what has to come from the API server (tokens, say) is asked for first."""
         try:
             async with asyncio.TaskGroup() as group:
                 for volume in image_volumes.others(self._worker.bundle.pod):
                     group.create_task(self._starter.set_up_volume(volume), name=f"volume {volume.name}")
-                await asyncio.to_thread(self._make_log_directories)
+                group.create_task(asyncio.to_thread(self._make_log_directories), name="log directories")
         except* (WasmletError, OSError) as errors:
             raise first_of(errors) from None
 

@@ -1,7 +1,7 @@
 //! What the control socket takes and gives: documents within bounds, refusals with their status, connections that change
 //! their protocol.
 
-use crate::protocol::{Error, ErrorReason};
+use crate::protocol::{Error, ErrorReason, bad_request};
 use bytes::{Bytes, BytesMut};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
@@ -59,11 +59,6 @@ fn status(reason: ErrorReason) -> StatusCode {
         | Artifact | Mount | Log | Address | Start => StatusCode::UNPROCESSABLE_ENTITY,
         Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
-}
-
-/// The client's own mistake.
-pub fn bad_request(message: impl Into<String>) -> Error {
-    Error::new(ErrorReason::BadRequest, message)
 }
 
 /// The document that a request carries.

@@ -4,11 +4,12 @@
 //! live in tasks of their own.
 
 use crate::answer::{
-    Body, EXEC_PROTOCOL, Refusal, bad_request, check_upgrade, converse, empty, json, read,
-    switching,
+    Body, EXEC_PROTOCOL, Refusal, check_upgrade, converse, empty, json, read, switching,
 };
 use crate::events::Since;
-use crate::protocol::{self, AttachSpec, Error, ErrorReason, ExecSpec, SandboxList, SandboxSpec};
+use crate::protocol::{
+    self, AttachSpec, Error, ErrorReason, ExecSpec, SandboxList, SandboxSpec, bad_request,
+};
 use crate::registry::{Put, Registry};
 use crate::spec::{check_exec, check_id, check_spec};
 use crate::time::Timestamp;

@@ -1,14 +1,10 @@
 //! What the schema demands of a request and its types cannot.
 
 use crate::http;
-use crate::protocol::{EnvVar, Error, ErrorReason, ExecSpec, Http, Kind, Mount, SandboxSpec};
+use crate::protocol::{EnvVar, Error, ExecSpec, Http, Kind, Mount, SandboxSpec, bad_request};
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
-
-fn bad_request(message: impl Into<String>) -> Error {
-    Error::new(ErrorReason::BadRequest, message)
-}
 
 /// A sandbox's id: `^[a-z0-9][a-z0-9-]{0,127}$`
 pub fn check_id(id: &str) -> Result<(), Error> {
@@ -25,15 +21,10 @@ pub fn check_id(id: &str) -> Result<(), Error> {
 
 /// What the schema says and types cannot.
 pub fn check_spec(spec: &SandboxSpec) -> Result<(), Error> {
-    if spec.args.is_empty() {
-        return Err(bad_request("args is empty; it needs argv[0]"));
-    }
+    check_args(&spec.args)?;
     check_host_paths([&spec.artifact.path, &spec.log.path, &spec.exit_file])?;
     check_guest_path(&spec.working_dir)?;
     check_mounts(&spec.mounts)?;
-    if spec.args.iter().any(|it| it.contains('\0')) {
-        return Err(bad_request("args cannot hold the character NUL"));
-    }
     check_env(&spec.env)?;
     check_http(spec)?;
     if spec.log.max_bytes < 4096 || spec.log.max_files < 2 {
@@ -80,15 +71,16 @@ fn check_env(env: &[EnvVar]) -> Result<(), Error> {
 
 /// What the schema says of an exec and types cannot.
 pub fn check_exec(spec: &ExecSpec) -> Result<(), Error> {
-    if spec.args.is_empty() {
+    check_args(&spec.args)?;
+    check_host_paths(spec.artifact.iter().map(|it| &it.path))
+}
+
+fn check_args(args: &[String]) -> Result<(), Error> {
+    if args.is_empty() {
         return Err(bad_request("args is empty; it needs argv[0]"));
     }
-    if spec.args.iter().any(|it| it.contains('\0')) {
+    if args.iter().any(|it| it.contains('\0')) {
         return Err(bad_request("args cannot hold the character NUL"));
-    }
-    if let Some(artifact) = spec.artifact.as_ref().filter(|it| !it.path.is_absolute()) {
-        let path = artifact.path.display();
-        return Err(bad_request(format!("{path} is not an absolute path")));
     }
     Ok(())
 }

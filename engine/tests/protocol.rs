@@ -1,10 +1,10 @@
 //! The golden documents of `protocol/examples` mean the same to this engine as to everyone.
 
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 #[path = "../src/frame.rs"]
 mod frame;
-#[path = "../src/protocol.rs"]
+#[path = "../src/protocol/mod.rs"]
 mod protocol;
 #[path = "../src/time.rs"]
 mod time;

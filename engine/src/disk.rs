@@ -240,6 +240,12 @@ fn write_log(log: &Log, lines: Vec<u8>) -> Vec<u8> {
     }
 }
 
+/// Whether a file can be made at `path`. None is made: that would wait for a file system that looks for a free inode.
+pub fn can_make(path: &Path) -> io::Result<()> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    Ok(rustix::fs::access(directory, rustix::fs::Access::WRITE_OK)?)
+}
+
 /// Puts the exit file in place by rename; not synced, since a torn file after a power cut counts as absent.
 fn write_exit(path: &Path, exit: &Exit) -> io::Result<()> {
     let temporary = sibling(path, "new");
@@ -262,12 +268,12 @@ fn write_exit(path: &Path, exit: &Exit) -> io::Result<()> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use crate::log::Place;
     use crate::log_file::rotated_files;
+    use crate::protocol;
 
     /// A log that no thread writes.
     pub fn log(path: &Path, max_bytes: u64, max_files: usize, lossless: bool) -> Arc<Log> {
-        let place = Place {
+        let place = protocol::Log {
             path: path.to_owned(),
             max_bytes,
             max_files,

@@ -7,11 +7,12 @@ use crate::command::Outcome;
 use crate::exit::{Ending, Verdict};
 use crate::frame;
 use crate::guest::World;
+use crate::life::{START, UNWIND};
 use crate::meter::{Account, Owned};
 use crate::outbox::Outbox;
 use crate::program::Program;
 use crate::protocol::{Artifact, Error, ErrorReason, ExecExit, ExecSpec, ExitReason, Kind};
-use crate::registry::{Registry, START};
+use crate::registry::Registry;
 use crate::stdin::{Hold, Stdin};
 use crate::sync::lock;
 use bytes::BytesMut;
@@ -22,9 +23,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 
 /// In one container at once.
 const PER_CONTAINER: usize = 32;
-
-/// How long an interrupted guest may take to be unwound.
-const UNWIND: Duration = Duration::from_millis(500);
 
 /// What a shell shows for a program that Ctrl-C ended.
 const INTERRUPTED: u32 = 130;
@@ -171,10 +169,12 @@ impl Session {
         }
         let guest = (entered.inside.world).exec_guest(&spec.args, &stdin, &outbox);
         let (start, started) = oneshot::channel();
-        let task = registry.spawn(&entered.inside.account, program, guest, move || {
-            // A client that left meanwhile has dropped the other end.
-            let _ = start.send(());
-        });
+        let task = registry
+            .parts
+            .spawn(&entered.inside.account, program, guest, move || {
+                // A client that left meanwhile has dropped the other end.
+                let _ = start.send(());
+            });
         let session = Self {
             task,
             entered,

@@ -10,9 +10,9 @@ use crate::disk::Disk;
 use crate::lines::{ENGINE, Lines, Stream, Voice};
 use crate::log_file::Suffix;
 use crate::output::{AHEAD_BYTES, Sink};
+use crate::protocol;
 use crate::sync::lock;
 use crate::time::Timestamp;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,23 +21,10 @@ use tokio::sync::Notify;
 /// After this a line's unterminated rest is shown.
 const REST_DELAY: Duration = Duration::from_millis(100);
 
-/// Where a log is kept, and how much of it.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The current file.
-    pub path: PathBuf,
-    /// Rotated when it has grown past this.
-    pub max_bytes: u64,
-    /// Files kept in total.
-    pub max_files: usize,
-    /// Only the reader deletes files; without room for one more the log is held.
-    pub lossless: bool,
-}
-
 /// One container's log.
 pub struct Log {
-    /// Where it is kept.
-    pub place: Place,
+    /// Where it is kept, and how much of it.
+    pub place: protocol::Log,
     disk: Disk,
     /// Instances that have written or will.
     instances: AtomicU64,
@@ -78,7 +65,7 @@ struct Buffer {
 
 impl Log {
     /// A log at `place`, which can be written, of a container with a terminal or without.
-    pub fn new(place: Place, disk: Disk, terminal: bool) -> Arc<Self> {
+    pub fn new(place: protocol::Log, disk: Disk, terminal: bool) -> Arc<Self> {
         let room = Arc::default();
         Arc::new(Self {
             audience: Audience::new(&room, terminal),

@@ -1,6 +1,6 @@
 //! A log's files: the current one is appended to and rotated, as a kubelet does it (`{name}` becomes `{name}.{time}`).
 
-use crate::disk::FILE_MODE;
+use crate::disk::{FILE_MODE, can_make};
 use crate::log::Log;
 use crate::sync::lock;
 use crate::time::Timestamp;
@@ -12,13 +12,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Whether a log can be written at `path`. The first line makes the file: a guest that says nothing has none, and its
-/// start does not wait for a file system that looks for a free inode.
+/// start waits for no file system.
 pub fn check(path: &Path) -> io::Result<()> {
     match OpenOptions::new().append(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let directory = path.parent().unwrap_or(Path::new("/"));
-            Ok(rustix::fs::access(directory, rustix::fs::Access::WRITE_OK)?)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => can_make(path),
         opened => opened.map(drop),
     }
 }

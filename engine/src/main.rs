@@ -4,8 +4,8 @@
 //! - `serve`: builds the parts, owns signals and the order of the end; `network`: where its guests' sockets are
 //! - `control`: the socket's routes; `protocol`: their documents; `spec`: what is demanded of them; `time`: their
 //!   times
-//! - `registry`: all sandboxes and the way each goes; `sandbox`: one, with the table of its life; `events`: what
-//!   happened to them; `budget`: how many there can be; `memory`: what their memories take
+//! - `registry`: all sandboxes, and `parts`: what they share; `sandbox`: one, with the table of its life; `life`: the way
+//!   that it goes; `events`: what happened to them; `budget`: how many there can be; `memory`: what their memories take
 //! - `guest`: a guest's own state; `program`: what it can import; `files`: how many it
 //!   may have open; `command`: guests that run once; `http`: guests that
 //!   serve requests; `exit`: what their end means; `meter`: what they compute, and where; `epoch`: the clock that
@@ -44,6 +44,7 @@ mod functions;
 mod guest;
 mod http;
 mod inspect;
+mod life;
 mod lines;
 mod log;
 mod log_file;
@@ -52,6 +53,7 @@ mod meter;
 mod network;
 mod outbox;
 mod output;
+mod parts;
 mod program;
 mod protocol;
 mod registry;

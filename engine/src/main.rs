@@ -16,8 +16,7 @@
 //! - `log` and `stdin`: their streams; `output`: the guest's end of those that it writes; `disk`: the thread that writes log
 //!   and exit files
 //! - `confine` and `syscalls`: what the process gives up before it starts
-//! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `functions`: what of it can be
-//!   called; `allocator`: its memory cap
+//! - `compile`: the helper process that makes artifacts; `inspect`: what a file is; `allocator`: its memory cap
 //! - `trace`: the engine's own log; `sync`: how locks are taken
 
 #![deny(missing_docs)]
@@ -40,7 +39,6 @@ mod exec;
 mod exit;
 mod files;
 mod frame;
-mod functions;
 mod guest;
 mod http;
 mod inspect;
@@ -161,17 +159,13 @@ fn print_inspected() -> ExitCode {
     if let Err(error) = confine::helper(None) {
         return report(Err(error));
     }
-    let answer = match std::io::stdin().lock().read_to_end(&mut bytes) {
+    compile::print(&match std::io::stdin().lock().read_to_end(&mut bytes) {
         Ok(_) => inspect::describe(&bytes),
         Err(error) => Err(protocol::Error::new(
             protocol::ErrorReason::Internal,
             format!("cannot read the input: {error}"),
         )),
-    };
-    match answer {
-        Ok(inspected) => compile::print(&inspected, ExitCode::SUCCESS),
-        Err(error) => compile::print(&error, ExitCode::FAILURE),
-    }
+    })
 }
 
 fn print_line(line: &str) -> anyhow::Result<()> {

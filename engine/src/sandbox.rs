@@ -333,33 +333,22 @@ impl Sandbox {
         let facts = lock(&self.facts);
         protocol::Sandbox {
             usage: facts.meters.as_ref().map(Meters::read),
-            ..self.render(
-                facts.state(),
-                facts.started_at,
-                facts.exit.as_deref().cloned(),
-            )
+            ..self.render(&facts, facts.state())
         }
     }
 
     /// It as clients saw it when `moment` had just happened.
     pub fn document_at(&self, moment: Moment) -> protocol::Sandbox {
         let facts = lock(&self.facts);
-        match moment {
-            Moment::Started => self.render(State::Running, facts.started_at, None),
-            Moment::Exited => self.render(
-                State::Exited,
-                facts.started_at,
-                facts.exit.as_deref().cloned(),
-            ),
-        }
+        let state = match moment {
+            Moment::Started => State::Running,
+            Moment::Exited => State::Exited,
+        };
+        self.render(&facts, state)
     }
 
-    fn render(
-        &self,
-        state: State,
-        started_at: Option<Timestamp>,
-        exit: Option<Exit>,
-    ) -> protocol::Sandbox {
+    fn render(&self, facts: &Facts, state: State) -> protocol::Sandbox {
+        let exit = facts.exit.as_deref().filter(|_| state == State::Exited);
         protocol::Sandbox {
             id: self.id.clone(),
             state,
@@ -368,8 +357,8 @@ impl Sandbox {
             pod_name: self.names.pod_name.clone(),
             container: self.names.container.clone(),
             attempt: self.names.attempt,
-            started_at,
-            exit,
+            started_at: facts.started_at,
+            exit: exit.cloned(),
             usage: None,
         }
     }

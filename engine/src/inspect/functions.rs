@@ -1,5 +1,6 @@
 //! Which exports of a file can be called as programs.
 
+use std::collections::HashSet;
 use wasmparser::component_types::{ComponentDefinedType, ComponentEntityType, ComponentValType};
 use wasmparser::types::{EntityType, Types};
 use wasmparser::{PrimitiveValType, Validator, WasmFeatures};
@@ -10,19 +11,22 @@ pub fn callable(bytes: &[u8], exports: &[String]) -> Vec<String> {
     let Ok(types) = Validator::new_with_features(WasmFeatures::all()).validate_all(bytes) else {
         return Vec::new();
     };
-    let is_callable = |name: &&String| in_module(&types, name) || in_component(&types, name);
+    let of_module = of_module(&types);
+    let is_callable =
+        |name: &&String| of_module.contains(name.as_str()) || in_component(&types, name);
     exports.iter().filter(is_callable).cloned().collect()
 }
 
-fn in_module(types: &Types, name: &str) -> bool {
-    let mut exports = types.as_ref().core_exports().into_iter().flatten();
-    exports.any(|(export, entity)| match entity {
-        EntityType::Func(id) if export == name => {
-            let function = types[id].unwrap_func();
+fn of_module(types: &Types) -> HashSet<&str> {
+    let exports = types.as_ref().core_exports().into_iter().flatten();
+    let callable = exports.filter(|(_, entity)| match entity {
+        EntityType::Func(id) => {
+            let function = types[*id].unwrap_func();
             function.params().is_empty() && function.results().is_empty()
         }
         _ => false,
-    })
+    });
+    callable.map(|(name, _)| name).collect()
 }
 
 fn in_component(types: &Types, name: &str) -> bool {

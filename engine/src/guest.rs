@@ -1,5 +1,6 @@
 //! A container's world, and a guest's own state in its store: its WASI and its memory account.
 
+use crate::exit::OutOfMemory;
 use crate::files;
 use crate::frame;
 use crate::log::Log;
@@ -9,7 +10,7 @@ use crate::outbox::Outbox;
 use crate::output::Output;
 use crate::protocol::{Component, EnvVar, Error, ErrorReason, Mount, SandboxSpec};
 use crate::stdin::{Input, Stdin};
-use crate::traffic::{Network, Outgoing, Shared, Sockets};
+use crate::traffic::{Heads, Network, Outgoing, Shared, Sockets};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub struct Guest {
     wasi: WasiP1Ctx,
     http: WasiHttpCtx,
     outgoing: Outgoing,
+    heads: Heads,
     sockets: Sockets,
     config: Config,
     /// Its part of the container's linear memory.
@@ -118,7 +120,7 @@ impl World {
             wasi.env(&variable.name, &variable.value);
         }
         let mut guest = Guest::new(&mut wasi, Arc::clone(&self.env), &self.memory);
-        guest.outgoing = Outgoing(self.network.clone());
+        guest.outgoing = Outgoing::new(self.network.clone(), &self.memory);
         guest.sockets = Sockets::new(self.network.clone());
         *guest.wasi.ctx().ctx.filesystem() = self.files.clone();
         guest
@@ -176,7 +178,8 @@ impl Guest {
         Self {
             wasi,
             http: WasiHttpCtx::new(),
-            outgoing: Outgoing(None),
+            outgoing: Outgoing::new(None, memory),
+            heads: Heads::new(memory.hold()),
             sockets: Sockets::new(None),
             config: Config { env, made: None },
             memory: memory.share(),
@@ -206,6 +209,11 @@ impl Guest {
                 .map(|variable| (variable.name.as_str(), variable.value.as_str()))
                 .collect()
         }))
+    }
+
+    /// It has made its header fields so many bytes larger.
+    pub fn add_fields(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        self.heads.add(bytes, self.wasi.ctx().table)
     }
 
     /// Linear memory of its instances in bytes.

@@ -54,10 +54,15 @@ pub struct Memory {
     ends: AtomicBool,
 }
 
-/// One instance's part of it; given back when dropped.
-pub struct Share {
+/// Some of it; given back when dropped.
+pub struct Held {
     memory: Arc<Memory>,
-    used: u64,
+    bytes: u64,
+}
+
+/// One instance's part of it.
+pub struct Share {
+    held: Held,
     /// Elements of its tables.
     elements: usize,
 }
@@ -139,9 +144,16 @@ impl Memory {
     /// A new instance's part.
     pub fn share(self: &Arc<Self>) -> Share {
         Share {
-            memory: Arc::clone(self),
-            used: 0,
+            held: self.hold(),
             elements: 0,
+        }
+    }
+
+    /// Nothing yet of what something else of the container takes.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        Held {
+            memory: Arc::clone(self),
+            bytes: 0,
         }
     }
 
@@ -212,22 +224,37 @@ impl Drop for Memory {
     }
 }
 
-impl Share {
-    /// Linear memory of the instance in bytes.
+impl Held {
+    /// How much it is.
     pub fn bytes(&self) -> u64 {
-        self.used
+        self.bytes
     }
 
-    fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
-        self.memory.grow(bytes)?;
-        self.used += bytes;
+    /// It is so much from now on; an error if that is too much, and then it stays as it was.
+    pub fn set(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.memory.grow(more)?,
+            None => self.memory.give_back(self.bytes - bytes),
+        }
+        self.bytes = bytes;
         Ok(())
     }
 }
 
-impl Drop for Share {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.memory.give_back(self.used);
+        self.memory.give_back(self.bytes);
+    }
+}
+
+impl Share {
+    /// Linear memory of the instance in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.held.bytes
+    }
+
+    fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        self.held.set(self.held.bytes.saturating_add(bytes))
     }
 }
 
@@ -243,9 +270,9 @@ impl ResourceLimiterAsync for Share {
         if most.is_some_and(|most| desired > most) {
             return Ok(false);
         }
-        let was_large = self.used >= LARGE_BYTES;
+        let was_large = self.bytes() >= LARGE_BYTES;
         self.charge(desired.saturating_sub(current) as u64)?;
-        if self.used >= LARGE_BYTES && !was_large {
+        if self.bytes() >= LARGE_BYTES && !was_large {
             meter::go_aside().await;
         }
         Ok(true)

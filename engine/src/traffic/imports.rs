@@ -1,6 +1,7 @@
 //! Functions of WASI that take the place of wasmtime's own.
 
 use crate::guest::Guest;
+use crate::traffic::heads;
 use crate::traffic::lookup::Lookup;
 use wasmtime::component::{Linker, LinkerInstance, Resource, ResourceType};
 use wasmtime::{Result, StoreContextMut};
@@ -24,11 +25,16 @@ pub fn add_to_linker(linker: &mut Linker<Guest>) -> Result<()> {
     add_tcp(linker)?;
     add_udp(linker)?;
     add_names(linker)?;
+    heads::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }
 
-fn interface<'a>(linker: &'a mut Linker<Guest>, name: &str) -> Result<LinkerInstance<'a, Guest>> {
+/// One of its interfaces.
+pub fn interface<'a>(
+    linker: &'a mut Linker<Guest>,
+    name: &str,
+) -> Result<LinkerInstance<'a, Guest>> {
     linker.instance(&format!("{name}@{RELEASE}"))
 }
 

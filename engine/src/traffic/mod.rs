@@ -2,12 +2,13 @@
 //!
 //! - `policy`: where a guest may go, and as whom; `names`: by the pod's hosts file and resolv.conf
 //! - `connect`: from a name to a connection; `tls`: whom to trust; `pool`: connections kept or shared
-//! - `outgoing`: requests of `wasi:http`; `letter`: one that may be sent twice
+//! - `outgoing`: requests of `wasi:http`; `letter`: one that may be sent twice; `heads`: what their heads may cost
 //! - `sockets`: those of a guest; `socket`: one of them, and its addresses; `tcp`, `udp`: what guests do with them;
 //!   `lookup`: names that they ask for
 //! - `room`: how much of all that there may be; `imports`: functions of WASI that are not wasmtime's own; `p3`: those of 0.3
 
 mod connect;
+mod heads;
 mod imports;
 mod letter;
 mod lookup;
@@ -23,6 +24,7 @@ mod tcp;
 pub mod tls;
 mod udp;
 
+pub use heads::Heads;
 pub use imports::add_to_linker;
 pub use outgoing::Outgoing;
 pub use sockets::Sockets;

@@ -1,8 +1,10 @@
 //! Requests that a guest sends by `wasi:http`.
 
+use crate::memory::Memory;
 use crate::meter::Owned;
 use crate::traffic::Network;
 use crate::traffic::connect::{self, Target};
+use crate::traffic::heads;
 use crate::traffic::letter::Letter;
 use crate::traffic::pool::{self, Connection, Sender};
 use bytes::Bytes;
@@ -42,8 +44,20 @@ type Sent = (
     Box<dyn Future<Output = Result<(), Error>> + Send>,
 );
 
-/// A guest's way out; without a network there is none.
-pub struct Outgoing(pub Option<Arc<Network>>);
+/// A guest's way out.
+pub struct Outgoing {
+    /// Without a network there is none.
+    network: Option<Arc<Network>>,
+    memory: Arc<Memory>,
+}
+
+impl Outgoing {
+    /// By this network; what waits to be sent counts as the container's memory.
+    pub fn new(network: Option<Arc<Network>>, memory: &Arc<Memory>) -> Self {
+        let memory = Arc::clone(memory);
+        Self { network, memory }
+    }
+}
 
 impl WasiHttpHooks for Outgoing {
     fn send_request(
@@ -52,12 +66,18 @@ impl WasiHttpHooks for Outgoing {
         options: Option<RequestOptions>,
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
-        let Some(network) = self.0.clone() else {
+        let Some(network) = self.network.clone() else {
             return Box::new(ready(Err(Error::HttpRequestDenied)));
         };
+        // The guest has given it away, and may send as many as it has handles.
+        let mut held = self.memory.hold();
+        if let Err(error) = held.set(heads::bytes(request.headers())) {
+            return Box::new(ready(Err(Error::InternalError(Some(error.to_string())))));
+        }
         let times = Times::from(options.unwrap_or_default());
         Box::new(async move {
             let response = send(network, request, times).await?;
+            drop(held);
             // Its connection has an owner already.
             let over: Box<dyn Future<Output = Result<(), Error>> + Send> = Box::new(ready(Ok(())));
             Ok((response, over))

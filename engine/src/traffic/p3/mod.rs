@@ -7,6 +7,7 @@ mod tcp;
 mod udp;
 
 use crate::guest::Guest;
+use crate::traffic::heads;
 use crate::traffic::imports::Store;
 use crate::traffic::socket::Socket;
 use futures::FutureExt as _;
@@ -17,12 +18,13 @@ use wasmtime_wasi::p3::sockets::SocketResult;
 use wasmtime_wasi::sockets::{WasiSockets, WasiSocketsView as _};
 
 /// The release of WASI 0.3 that wasmtime's own functions have; a test tells when they part ways.
-const RELEASE: &str = "0.3.0";
+pub const RELEASE: &str = "0.3.0";
 
 /// Adds them to a linker that has wasmtime's.
 pub fn add_to_linker(linker: &mut Linker<Guest>) -> Result<()> {
     linker.allow_shadowing(true);
     add(linker)?;
+    heads::add_to_concurrent_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }

@@ -190,15 +190,14 @@ fn a_stop_lets_requests_finish() {
     let running = site.begin("/sleep?4000");
     let begin = Instant::now();
     assert_eq!(site.engine.stop("web", 20.0).status, 202);
-    // Still served, and told that it is the last time.
-    let mut late = BufReader::new(site.connect());
-    write!(late.get_mut(), "GET / HTTP/1.1\r\nHost: g\r\n\r\n").expect("send");
-    let answer = reply(&mut late);
-    assert!(
-        answer.status == 200 && answer.head.contains("connection: close"),
-        "{}",
-        answer.head
-    );
+    // Still served, and told that it is the last time, as soon as the server has heard of it.
+    eventually("it is the last request", || {
+        let mut late = BufReader::new(site.connect());
+        write!(late.get_mut(), "GET / HTTP/1.1\r\nHost: g\r\n\r\n").expect("send");
+        let answer = reply(&mut late);
+        assert_eq!(answer.status, 200, "{}", answer.head);
+        answer.head.contains("connection: close")
+    });
     eventually("the listener closes", || {
         TcpStream::connect((site.address.as_str(), 8080)).is_err()
     });

@@ -4,10 +4,10 @@
 use crate::guest::World;
 use crate::http::body::Answer;
 use crate::http::connection::Client;
-use crate::http::route::{Fit, Route, bad_request};
+use crate::http::route::{Fit, Route};
 use crate::http::{Parts, Server, instance};
 use crate::program::Program;
-use crate::protocol::{Error, ErrorReason};
+use crate::protocol::{Error, ErrorReason, bad_request};
 use hyper::body::Incoming;
 use hyper::header::{HOST, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};

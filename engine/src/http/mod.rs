@@ -27,6 +27,7 @@ pub use route::check;
 
 use crate::exit::Ending;
 use crate::guest::World;
+use crate::life::UNWIND;
 use crate::log::Log;
 use crate::meter::{Account, Owned, Threads};
 use crate::program::Handler;
@@ -44,9 +45,6 @@ use workers::Workers;
 
 /// How long connections may take to send what is left when the last answer is made.
 const FLUSH: Duration = Duration::from_millis(500);
-
-/// How long interrupted guests may take to be unwound.
-const UNWIND: Duration = Duration::from_millis(500);
 
 /// Where a server is in its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,7 +4,7 @@
 //! routes that fit a path, literal segments come before named ones, and these before `...`, from the left on; slashes at
 //! either end of a path say nothing. (spin, crates/http/src/routes.rs over the crate routefinder.)
 
-use crate::protocol::{Error, ErrorReason};
+use crate::protocol::{Error, bad_request};
 use hyper::header::{HeaderName, HeaderValue};
 
 /// All that follows.
@@ -46,11 +46,6 @@ pub fn check<'a>(routes: impl IntoIterator<Item = &'a String>) -> Result<(), Err
         return Err(bad_request("no component of the application has a route"));
     }
     Ok(())
-}
-
-/// What an application asks for makes no sense.
-pub fn bad_request(message: impl Into<String>) -> Error {
-    Error::new(ErrorReason::BadRequest, message)
 }
 
 impl Route {

@@ -26,7 +26,7 @@ const TABLES_ELEMENTS: usize = 8 * TABLE_ELEMENTS;
 const LARGE_BYTES: u64 = 256 << 20;
 
 /// Bounds what an artifact's own declarations cost the host.
-const INSTANCES: usize = 1_000;
+pub const INSTANCES: usize = 1_000;
 
 /// The same: each memory takes several of the process's memory maps.
 const MEMORIES: usize = 100;

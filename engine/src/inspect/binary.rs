@@ -1,5 +1,6 @@
 //! The names on a binary's outside, read from its bytes; what is no WebAssembly is refused, and told what it is.
 
+use crate::inspect::weight;
 use crate::protocol::{Error, ErrorReason, Format};
 use wasmparser::component_types::{ComponentAnyTypeId, ComponentEntityType};
 use wasmparser::types::Types;
@@ -33,6 +34,13 @@ pub fn read(bytes: &[u8]) -> Result<Binary, Error> {
              build it without them"
                 .to_owned(),
         ));
+    }
+    if let Ok(Some(weight)) = weight::excess(bytes) {
+        return Err(malformed(format!(
+            "the instances of the WebAssembly binary would take {} MiB for their globals and functions, \
+             more than a guest may have",
+            weight >> 20
+        )));
     }
     Ok(binary)
 }

@@ -1,10 +1,12 @@
 //! What a file is: decided from its bytes alone, before anything is compiled.
 //!
-//! - `binary`: the names on its outside; `interfaces`: which of them the host has; `functions`: what of it can be called
+//! - `binary`: the names on its outside; `interfaces`: which of them the host has; `functions`: what of it can be called;
+//!   `weight`: what its instances take of the engine
 
 mod binary;
 mod functions;
 mod interfaces;
+mod weight;
 
 pub use binary::{Binary, read};
 

@@ -39,7 +39,7 @@ from wasmlet.pods.directories import Directories
 from wasmlet.pods.dispatch import Dispatch
 from wasmlet.pods.rooms import Rooms
 from wasmlet.pods.rooms import Settings as PodSettings
-from wasmlet.sandbox import artifacts, engines, placement, users
+from wasmlet.sandbox import artifacts, engines, network, placement, users
 from wasmlet.sandbox.engines import Access
 from wasmlet.sandbox.namespace import Namespace
 from wasmlet.sandbox.program import find_engine_program
@@ -325,6 +325,7 @@ async def _build(
         directories=Directories(config.state, _users(config)),
         listener=hub,
         credentials=logins,
+        addresses=network.loopback(config.state),
     )
     if cluster is not None:
         cluster.equip(rooms, config.state, configz.of_images(policy, image_settings(config)))

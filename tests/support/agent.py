@@ -27,7 +27,7 @@ from wasmlet.pods.rooms import NodeSource, Rooms, Settings
 from wasmlet.pods.worker import Worker
 from wasmlet.sandbox import artifacts, engines, users
 from wasmlet.sandbox.logs import LogReader
-from wasmlet.sandbox.network import LOOPBACK_RANGE, Addresses, PodAddresses
+from wasmlet.sandbox.network import PodAddresses, loopback
 from wasmlet.server.hub import Hub
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ class Agent:
         self.refusal: Refusal | None = None
         self.node: NodeSource | None = None
         self.runtime_handler: Callable[[Pod], Awaitable[str]] = handlers.of_manifest
-        self.addresses: Callable[[], PodAddresses] = lambda: Addresses(LOOPBACK_RANGE)
+        self.addresses: Callable[[], PodAddresses] = lambda: loopback(self.directory)
         self.hub = Recorder()
 
     async def start(self) -> None:

@@ -21,7 +21,7 @@ from wasmlet.pods.directories import Directories
 from wasmlet.pods.restarts import BackOff
 from wasmlet.sandbox.artifacts import Artifacts
 from wasmlet.sandbox.engines import Engines
-from wasmlet.sandbox.network import LOOPBACK_RANGE, Addresses, PodAddresses
+from wasmlet.sandbox.network import NodeAddress, PodAddresses
 from wasmlet.volumes.projected import Tokens
 
 
@@ -111,7 +111,7 @@ class Rooms:
         node: Whom pods of a cluster have to fit; None without a cluster.
         refuse: Why the node takes no pod now (it shuts down), asked after everything else.
         runtime_handler: The handler of a pod's RuntimeClass.
-        addresses: Where addresses come from; mode `loopback` unless told otherwise.
+        addresses: Where addresses come from; none unless told otherwise.
     """
 
     settings: Settings
@@ -129,5 +129,5 @@ class Rooms:
     refuse: Callable[[Pod], Refusal | None] = _refuse_nothing
     runtime_handler: Callable[[Pod], Awaitable[str]] = handlers.of_manifest
     clock: Clock = system_clock
-    addresses: PodAddresses = field(default_factory=lambda: Addresses(LOOPBACK_RANGE))
+    addresses: PodAddresses = field(default_factory=NodeAddress)
     turns: Turns = field(default_factory=Turns)

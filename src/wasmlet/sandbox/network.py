@@ -9,9 +9,12 @@ What is held is never saved here: it is derived from the saved facts of the pods
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from wasmlet.base.errors import RetryableError
@@ -73,12 +76,14 @@ class Addresses:
 
     Args:
         reserved: How many at the beginning of a range stay free: 1 is the network's own, 2 also the gateway's.
+        begin: How many of the others are left for last.
     """
 
     namespace = ""
 
-    def __init__(self, *ranges: str, reserved: int = 1) -> None:
+    def __init__(self, *ranges: str, reserved: int = 1, begin: int = 0) -> None:
         self._reserved = reserved
+        self._begin = begin
         self._ranges: list[_Range] = []
         self._held: dict[str, tuple[str, ...]] = {}
         self._uses: Counter[str] = Counter()
@@ -101,7 +106,8 @@ class Addresses:
         """Take new addresses from these; pods keep what they have. The same ranges change nothing."""
         wanted = list(ranges)
         if wanted != self.ranges:
-            self._ranges = [_Range(ipaddress.ip_network(each), reserved=self._reserved) for each in wanted]
+            networks = [ipaddress.ip_network(each) for each in wanted]
+            self._ranges = [_Range(each, reserved=self._reserved, begin=self._begin) for each in networks]
 
     def claim(self, uid: str) -> tuple[str, ...]:
         """The pod's addresses: those it has, else one of each range.
@@ -127,15 +133,25 @@ class Addresses:
                 del self._uses[address]
 
 
+def loopback(state: Path) -> Addresses:
+    """Mode `loopback`, for the agent of this state directory.
+
+    Agents of one machine share the range and do not know of each other, so each begins at a place of its own: else
+    their first pods would have one address, and could not listen on the same port.
+    """
+    place = hashlib.sha256(os.fsencode(state)).digest()
+    return Addresses(LOOPBACK_RANGE, begin=int.from_bytes(place[:4]))
+
+
 class _Range:
     """One range, and where the next free address is looked for."""
 
-    def __init__(self, network: IpNetwork, *, reserved: int) -> None:
+    def __init__(self, network: IpNetwork, *, reserved: int, begin: int) -> None:
         self.network = network
         self._first = reserved
         # The last one is IPv4's broadcast address; for IPv6 it is given up, so that both count alike.
         self._count = max(0, network.num_addresses - 1 - reserved)
-        self._next = 0
+        self._next = begin
 
     def free(self, taken: Counter[str]) -> str:
         for step in range(self._count):

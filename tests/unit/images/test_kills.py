@@ -81,7 +81,8 @@ async def push_some(settings: Settings, registry: RunningRegistry, tmp_path: Pat
     library, references = Library(settings), list[str]()
     for number in range(IMAGES):
         module = tmp_path / "module.wasm"
-        module.write_bytes(b"\0asm\x01\0\0\0" + number.to_bytes(1) + os.urandom(300_000))
+        # A custom section of 300,002 bytes, a name of one among them.
+        module.write_bytes(b"\0asm\x01\0\0\0\0\xe2\xa7\x12\x01" + number.to_bytes(1) + os.urandom(300_000))
         references.append(f"{registry.address}/kills/image{number}:v{time.monotonic_ns()}")
         await library.push(module, references[-1])
     await library.close()

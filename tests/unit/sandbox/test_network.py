@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wasmlet.base.errors import RetryableError
-from wasmlet.sandbox.network import LOOPBACK_RANGE, Addresses, NodeAddress
+from wasmlet.sandbox.network import Addresses, NodeAddress, loopback
 
 
 def test_a_pod_keeps_what_it_has_and_addresses_go_round() -> None:
@@ -64,7 +65,16 @@ def test_every_pod_of_mode_host_has_the_nodes_addresses() -> None:
     node = NodeAddress("192.0.2.7", "2001:db8::7")
     assert node.claim("a") == node.claim("b") == ("192.0.2.7", "2001:db8::7")
     node.release("a")
-    assert node.namespace == Addresses(LOOPBACK_RANGE).namespace == ""
+    assert node.namespace == loopback(Path("/a")).namespace == ""
+
+
+def test_agents_of_one_machine_begin_at_different_addresses() -> None:
+    first = [loopback(Path(f"/state/{number}")).claim("pod") for number in range(20)]
+    assert len(set(first)) == 20
+    assert loopback(Path("/state/3")).claim("pod") == first[3]
+    addresses = Addresses("10.0.0.0/29", reserved=2, begin=3)
+    claimed = [addresses.claim(str(number))[0] for number in range(5)]
+    assert claimed == ["10.0.0.5", "10.0.0.6", "10.0.0.2", "10.0.0.3", "10.0.0.4"]
 
 
 STEPS = st.lists(

@@ -8,7 +8,17 @@ use serde_json::{Value, json};
 use std::fs;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
-use support::{AT_ONCE, Engine};
+use support::{AT_ONCE, Answer, Engine};
+
+fn assert_not_started(answer: &Answer, why: &str) {
+    assert_eq!(
+        (answer.status, &answer.body["reason"]),
+        (422, &json!("Start")),
+        "{answer:?}"
+    );
+    let message = answer.body["message"].as_str().expect("message");
+    assert!(message.contains(why), "{message}");
+}
 
 #[test]
 fn a_spinning_guest_stops_at_once() {
@@ -95,16 +105,7 @@ fn a_start_function_that_does_not_return_can_be_stopped() {
             assert_eq!(engine.stop("init", 1.0).status, 202);
             put.join().expect("join")
         });
-        assert_eq!(
-            (answer.status, &answer.body["reason"]),
-            (422, &json!("Start")),
-            "{answer:?}"
-        );
-        let message = answer.body["message"].as_str().expect("message");
-        assert!(
-            message.contains("was stopped while it was starting"),
-            "{message}"
-        );
+        assert_not_started(&answer, "was stopped while it was starting");
         assert_eq!(engine.get("/sandboxes/init").status, 404);
         assert_eq!(engine.get("/engine").body["running"], 0);
     }
@@ -120,16 +121,7 @@ fn a_start_function_that_does_not_return_is_refused_after_a_while() {
             scope.spawn(move || {
                 let id = format!("init-{number}");
                 let answer = engine.put(&id, &engine.spec(&id, &program));
-                assert_eq!(
-                    (answer.status, &answer.body["reason"]),
-                    (422, &json!("Start")),
-                    "{answer:?}"
-                );
-                let message = answer.body["message"].as_str().expect("message");
-                assert!(
-                    message.contains("its start function did not end within 10 s"),
-                    "{message}"
-                );
+                assert_not_started(&answer, "its start function did not end within 10 s");
             });
         }
     });

@@ -11,11 +11,16 @@ from wasmlet.sandbox import launching, protocol
 from wasmlet.sandbox.engines import Engines, PoolKey, Settings
 
 
-async def test_an_engine_that_dies_at_its_start_is_told_with_what_it_said(tmp_path: Path) -> None:
+def launching_script(tmp_path: Path, text: str) -> Engines:
+    """Engines whose program is a shell script."""
     program = tmp_path / "engine"
-    program.write_text("#!/bin/sh\necho no such kernel >&2\nexit 1\n")
+    program.write_text(f"#!/bin/sh\n{text}\n")
     program.chmod(0o755)
-    made = Engines(Settings(directory=tmp_path / "engines"), program=program)
+    return Engines(Settings(directory=tmp_path / "engines"), program=program)
+
+
+async def test_an_engine_that_dies_at_its_start_is_told_with_what_it_said(tmp_path: Path) -> None:
+    made = launching_script(tmp_path, "echo no such kernel >&2; exit 1")
     with pytest.raises(RetryableError, match="no such kernel"):
         await made.acquire(PoolKey("a"))
     assert list((tmp_path / "engines").iterdir()) == []
@@ -43,10 +48,7 @@ async def test_a_program_of_another_protocol_is_refused_and_ended(
 
 async def test_an_engine_that_never_answers_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "START_DEADLINE_SECONDS", 0.05)
-    program = tmp_path / "engine"
-    program.write_text("#!/bin/sh\nkill -STOP $$\n")
-    program.chmod(0o755)
-    made = Engines(Settings(directory=tmp_path / "engines"), program=program)
+    made = launching_script(tmp_path, "kill -STOP $$")
     with pytest.raises(RetryableError, match="did not answer within"):
         await made.acquire(PoolKey("a"))
     assert list((tmp_path / "engines").iterdir()) == []
